@@ -24,7 +24,9 @@ pub struct EncodedEvent {
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
     /// The payload is larger than the topic takes.
-    #[error("failed to encode event: payload of {size} bytes is over the limit of {MAX_EVENT_BYTES}; send fewer items")]
+    #[error(
+        "failed to encode event: payload of {size} bytes is over the limit of {MAX_EVENT_BYTES}; send fewer items"
+    )]
     TooLarge {
         /// Size of the payload in bytes.
         size: usize,
@@ -118,7 +120,8 @@ pub fn decode<'a>(
     if payload.len() > MAX_EVENT_BYTES {
         return Err(DecodeError::TooLarge { size: payload.len() });
     }
-    let type_attribute = String::from_utf8_lossy(header(cloudevents::HEADER_TYPE).ok_or(DecodeError::MissingType)?);
+    let type_attribute =
+        String::from_utf8_lossy(header(cloudevents::HEADER_TYPE).ok_or(DecodeError::MissingType)?);
     let event_type = cloudevents::event_type_of(&type_attribute)
         .ok_or_else(|| DecodeError::UnknownType(type_attribute.clone().into_owned()))?;
     let event: OrderEvent = serde_json::from_slice(payload).map_err(DecodeError::Schema)?;

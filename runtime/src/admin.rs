@@ -14,12 +14,20 @@ use crate::health::Health;
 use crate::metrics::{self, Metrics};
 
 /// The three routes of every program.
-#[must_use]
 pub fn routes(health: Health, metrics: Metrics) -> Router {
     Router::new()
-        .route("/livez", get(|State((health, _)): State<(Health, Metrics)>| async move { verdict(&health.not_alive()) }))
-        .route("/readyz", get(|State((health, _)): State<(Health, Metrics)>| async move { verdict(&health.not_ready()) }))
-        .route("/metrics", get(|State((_, metrics)): State<(Health, Metrics)>| async move { exposition(&metrics) }))
+        .route(
+            "/livez",
+            get(|State((health, _)): State<(Health, Metrics)>| async move { verdict(&health.not_alive()) }),
+        )
+        .route(
+            "/readyz",
+            get(|State((health, _)): State<(Health, Metrics)>| async move { verdict(&health.not_ready()) }),
+        )
+        .route(
+            "/metrics",
+            get(|State((_, metrics)): State<(Health, Metrics)>| async move { exposition(&metrics) }),
+        )
         .with_state((health, metrics))
 }
 
@@ -32,7 +40,10 @@ pub async fn serve(
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await.context("failed to serve the admin port")
+    axum::serve(listener, router)
+        .with_graceful_shutdown(shutdown)
+        .await
+        .context("failed to serve the admin port")
 }
 
 fn verdict(problems: &[String]) -> Response {
