@@ -1,0 +1,2 @@
+#!/bin/bash
+exec kafka-run org.apache.kafka.tools.consumer.group.ConsumerGroupCommand "$@"

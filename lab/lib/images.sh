@@ -1,0 +1,102 @@
+# shellcheck shell=bash
+# The base image and the two backends. An image carries the fingerprint of what it was made from as a label, so it is its own stamp.
+
+HASH_LABEL=dev.orderflow.lab.hash
+
+# build_image TAG HASH CONTEXT [docker build options]: replaces the tag only when the build is complete.
+build_image() {
+  local tag=$1 hash=$2 context=$3
+  shift 3
+  # The host's network: package registries may be reachable from there only.
+  docker build --network host --label "$HASH_LABEL=$hash" -t "$tag" "$@" "$context"
+}
+image_is() { [[ -n $2 && $(image_label "$1" "$HASH_LABEL") == "$2" ]]; }
+
+# Debian's smallest system, without what nobody reads in a container; the same exclusions as in the official slim image.
+base_options() {
+  local folder
+  printf '%s\n' --variant=minbase --include=ca-certificates --mode=root
+  for folder in doc man locale info lintian; do printf '%s\n' "--dpkgopt=path-exclude=/usr/share/$folder/*"; done
+}
+base_tar() { printf '%s\n' "$CACHE/images/base-$(base_options | sha256sum | cut -c1-16).tar"; }
+
+base_ready() { [[ -n $(image_id "$BASE_IMAGE") ]]; }
+base_make() {
+  local tar options
+  tar=$(base_tar)
+  mapfile -t options < <(base_options)
+  mkdir -p "$CACHE/images"
+  if [[ ! -s $tar ]]; then
+    rm -f "$CACHE"/images/base-*
+    # Root's umask and an ordinary TMPDIR: the made system must be readable by the users inside the images.
+    (umask 022 && mmdebstrap "${options[@]}" bookworm "$tar.new.tar")
+    mv "$tar.new.tar" "$tar"
+  fi
+  docker import --change 'CMD ["bash"]' "$tar" "$BASE_IMAGE"
+}
+
+# Kafka's jars, in a folder named by what they were asked for with.
+kafka_libs() { printf '%s\n' "$CACHE/kafka/$(fingerprint jars -- images/kafka/pom.xml)"; }
+jars_ready() { [[ -d $(kafka_libs) ]]; }
+jars_make() {
+  local libs
+  libs=$(kafka_libs)
+  rm -rf "$CACHE/kafka"
+  mkdir -p "$CACHE/kafka"
+  mvn -B -ntp -f "$LAB/images/kafka/pom.xml" dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$libs.new"
+  mv "$libs.new" "$libs"
+}
+
+kafka_hash() { fingerprint "$(image_id "$BASE_IMAGE")" -- images/kafka; }
+kafka_ready() { image_is "$KAFKA_IMAGE" "$(kafka_hash)"; }
+kafka_make() {
+  local context
+  context=$(fresh_context kafka)
+  cp -r "$LAB"/images/kafka/{Dockerfile,bin,config} "$context"
+  cp -r "$(kafka_libs)" "$context/libs"
+  build_image "$KAFKA_IMAGE" "$(kafka_hash)" "$context"
+  rm -rf "$context"
+}
+
+postgres_hash() { fingerprint "$(image_id "$BASE_IMAGE")" -- images/postgres; }
+postgres_ready() { image_is "$POSTGRES_IMAGE" "$(postgres_hash)"; }
+postgres_make() { build_image "$POSTGRES_IMAGE" "$(postgres_hash)" "$LAB/images/postgres"; }
+
+# An empty folder to gather a build's files in; one that a stopped run left behind is emptied.
+fresh_context() {
+  local context=$CACHE/build/$1
+  rm -rf "$context"
+  mkdir -p "$context"
+  printf '%s\n' "$context"
+}
+
+# qualified NAME: the name as containerd spells it.
+qualified() {
+  case $1 in
+    *.*/*) printf '%s\n' "$1" ;;
+    */*) printf 'docker.io/%s\n' "$1" ;;
+    *) printf 'docker.io/library/%s\n' "$1" ;;
+  esac
+}
+
+# Whether the node has the name, and has under it the very image that Docker has. The kubelet's view of containerd keeps a
+# second reference per image, named by the same id that Docker uses: both must lead to one digest.
+node_has_image() {
+  local id name
+  id=$(image_id "$1")
+  name=$(qualified "$1")
+  [[ -n $id ]] && docker exec "$NODE" ctr -n k8s.io images ls 2> /dev/null \
+    | awk -v id="$id" -v name="$name" '$1 == id { a = $3 } $1 == name { b = $3 } END { exit !(a != "" && a == b) }'
+}
+
+# load_images NAME...: one stream for all that the node lacks, so that layers they share travel once.
+load_images() {
+  local image missing=()
+  for image in "$@"; do
+    [[ -n $(image_id "$image") ]] || die "Docker has no image $image: build it first"
+    if node_has_image "$image"; then say "$image: already in the node"; else missing+=("$image"); fi
+  done
+  ((${#missing[@]} > 0)) || return 0
+  docker save "${missing[@]}" | docker exec -i "$NODE" ctr -n k8s.io images import --snapshotter overlayfs - > /dev/null
+  for image in "${missing[@]}"; do say "$image: loaded"; done
+}
