@@ -12,27 +12,37 @@ build_image() {
 }
 image_is() { [[ -n $2 && $(image_label "$1" "$HASH_LABEL") == "$2" ]]; }
 
-# Debian's smallest system, without what nobody reads in a container; the same exclusions as in the official slim image.
+# Debian's smallest system, without what nobody reads in a container: like the official slim image, so that either serves.
 base_options() {
   local folder
-  printf '%s\n' --variant=minbase --include=ca-certificates --mode=root
+  # The hook and the package keep Perl out, which would only come to merge folders that are merged from the start.
+  printf '%s\n' --variant=minbase --mode=root --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr --include=usr-is-merged \
+    --dpkgopt=force-unsafe-io '--aptopt=APT::Install-Recommends "false"'
   for folder in doc man locale info lintian; do printf '%s\n' "--dpkgopt=path-exclude=/usr/share/$folder/*"; done
 }
-base_tar() { printf '%s\n' "$CACHE/images/base-$(base_options | sha256sum | cut -c1-16).tar"; }
+base_hash() { base_options | sha256sum | cut -c1-16; }
 
-base_ready() { [[ -n $(image_id "$BASE_IMAGE") ]]; }
+# A base without our label was pulled, and is left as it is.
+base_ready() {
+  [[ -n $(image_id "$BASE_IMAGE") ]] || return 1
+  case $(image_label "$BASE_IMAGE" "$HASH_LABEL") in
+    "") say pulled ;;
+    "$(base_hash)") ;;
+    *) return 1 ;;
+  esac
+}
 base_make() {
   local tar options
-  tar=$(base_tar)
+  tar=$CACHE/images/base-$(base_hash).tar
   mapfile -t options < <(base_options)
   mkdir -p "$CACHE/images"
   if [[ ! -s $tar ]]; then
     rm -f "$CACHE"/images/base-*
-    # Root's umask and an ordinary TMPDIR: the made system must be readable by the users inside the images.
+    # An ordinary umask: the users inside the images must be able to read the system.
     (umask 022 && mmdebstrap "${options[@]}" bookworm "$tar.new.tar")
     mv "$tar.new.tar" "$tar"
   fi
-  docker import --change 'CMD ["bash"]' "$tar" "$BASE_IMAGE"
+  docker import --change 'CMD ["bash"]' --change "LABEL $HASH_LABEL=$(base_hash)" "$tar" "$BASE_IMAGE"
 }
 
 # Kafka's jars, in a folder named by what they were asked for with.

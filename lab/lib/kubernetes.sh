@@ -10,15 +10,24 @@ STORAGE_IMAGE=local-path-provisioner:packages
 
 kubernetes_version() { pin k8s.io/kubernetes; }
 
-# All programs come from one Go module, with the same flags: what they share (most of Kubernetes' client code) is compiled
-# once. Symbols that a program lacks are skipped by the linker.
+# All programs come from one Go module: what they share (most of Kubernetes' client code) is compiled once.
+# link_flags NAME: the versions that its release would carry.
 link_flags() {
-  local version=k8s.io/component-base/version
-  printf '%s ' -s -w "-X $version.gitVersion=v$(kubernetes_version)" "-X $version.gitMajor=1" "-X $version.gitMinor=34" \
-    "-X $version.gitTreeState=clean" "-X helm.sh/helm/v4/internal/version.version=v$(pin helm.sh/helm/v4)"
+  local version=k8s.io/component-base/version helm=helm.sh/helm/v4 part
+  printf '%s ' -s -w
+  case $1 in
+    kube) printf '%s ' "-X $version.gitVersion=v$(kubernetes_version)" "-X $version.gitMajor=1" \
+      "-X $version.gitMinor=34" "-X $version.gitTreeState=clean" ;;
+    helm)
+      printf '%s ' "-X $helm/internal/version.version=v$(pin $helm)"
+      for part in internal/version.kubeClientVersion pkg/chart/common.k8sVersion pkg/chart/v2/lint/rules.k8sVersion; do
+        printf '%s ' "-X $helm/${part}Major=1" "-X $helm/${part}Minor=34"
+      done
+      ;;
+  esac
 }
 
-program() { printf '%s\n' "$CACHE/go/$1-$(fingerprint "$1" "$(go env GOVERSION)" "$(link_flags)" -- cluster)"; }
+program() { printf '%s\n' "$CACHE/go/$1-$(fingerprint "$1" "$(go env GOVERSION)" "$(link_flags "$1")" -- cluster)"; }
 
 # build_program NAME PACKAGE
 build_program() {
@@ -26,7 +35,7 @@ build_program() {
   target=$(program "$1")
   mkdir -p "$CACHE/go" "$BIN"
   if [[ ! -x $target ]]; then
-    (cd "$LAB/cluster" && CGO_ENABLED=0 go build -v -trimpath -buildvcs=false -ldflags "$(link_flags)" -o "$target.new" "$2")
+    (cd "$LAB/cluster" && CGO_ENABLED=0 go build -v -trimpath -buildvcs=false -ldflags "$(link_flags "$1")" -o "$target.new" "$2")
     mv "$target.new" "$target"
     find "$CACHE/go" -maxdepth 1 -name "$1-????????????????*" ! -path "$target" -delete
   fi
@@ -93,6 +102,12 @@ nodeos_make() {
   rm -rf "$context"
 }
 
+fill_node_context() {
+  local name
+  for name in kube local-path-provisioner pause; do ln "$(program "$name")" "$1/$name"; done
+  cp "$LAB/images/node/Dockerfile" "$1"
+}
+
 # What the node loads into its containerd at boot, kept as tar files in the cache.
 components_folder() { printf '%s\n' "$CACHE/images/components-$(node_hash)"; }
 components_ready() {
@@ -102,10 +117,7 @@ components_make() {
   local context folder name tags=("$ETCD_IMAGE" "$COREDNS_IMAGE")
   folder=$(components_folder)
   context=$(fresh_context components)
-  ln "$(program kube)" "$context/kube"
-  ln "$(program local-path-provisioner)" "$context/local-path-provisioner"
-  ln "$(program pause)" "$context/pause"
-  cp "$LAB/images/node/Dockerfile" "$context"
+  fill_node_context "$context"
   for name in "${COMPONENT_IMAGES[@]}"; do tags+=("registry.k8s.io/$name:v$(kubernetes_version)"); done
   docker build --target component -t "${tags[0]}" "$context"
   for name in "${tags[@]:1}"; do docker tag "${tags[0]}" "$name"; done
@@ -124,8 +136,9 @@ node_ready() {
 node_make() {
   local context
   context=$(fresh_context node)
-  ln "$(program kube)" "$context/kube"
-  cp -r "$LAB"/images/node/{Dockerfile,root} "$context"
+  fill_node_context "$context"
+  cp -r "$LAB/images/node/root" "$context"
+  mkdir -p "$context/root/kind"
   printf 'v%s\n' "$(kubernetes_version)" > "$context/root/kind/version"
   mkdir "$context/images"
   ln "$(components_folder)"/*.tar "$context/images/"
