@@ -1,0 +1,38 @@
+//! Kafka as the operator sees it: one cached handle per cluster, and the few requests it makes.
+
+mod ffi;
+mod error;
+mod admin;
+mod handles;
+
+use std::collections::BTreeMap;
+
+pub use admin::Admin;
+pub use error::{Error, Severity};
+pub use handles::Handles;
+
+/// A topic as the broker describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObservedTopic {
+    /// Kafka's id of this very topic: a topic of the same name created later has another.
+    pub id: String,
+    /// Number of partitions.
+    pub partitions: i32,
+    /// Copies of the least replicated partition.
+    pub replication_factor: i32,
+    /// Every configuration key with its value in force.
+    pub config: BTreeMap<String, String>,
+}
+
+/// A topic to create.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewTopic {
+    /// Name.
+    pub name: String,
+    /// Number of partitions.
+    pub partitions: i32,
+    /// Copies of each partition; the broker's default when `None`.
+    pub replication_factor: Option<i32>,
+    /// Configuration to set.
+    pub config: BTreeMap<String, String>,
+}

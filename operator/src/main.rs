@@ -1,0 +1,2 @@
+//! wip
+fn main() { print!("{}", operator::crd::yaml().unwrap()); }
