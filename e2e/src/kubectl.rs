@@ -14,6 +14,8 @@ use crate::names::{CONTEXT, NAMESPACE};
 const CALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// Pause between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Pause between two looks at what should not change.
+const STAYS_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs kubectl in namespace `shop` and returns what it printed.
 ///
@@ -81,4 +83,26 @@ where
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Looks again and again, for as long as `duration`, and fails as soon as what it sees changes.
+///
+/// # Errors
+/// When `look` fails, or gives something else than the first time.
+pub async fn stays<T, F, Fut>(what: &str, duration: Duration, look: F) -> anyhow::Result<()>
+where
+    T: PartialEq + std::fmt::Debug,
+    F: Fn() -> Fut,
+    Fut: Future<Output = anyhow::Result<T>>,
+{
+    let start = Instant::now();
+    let first = look().await?;
+    while start.elapsed() < duration {
+        tokio::time::sleep(STAYS_EVERY).await;
+        let now = look().await?;
+        if now != first {
+            bail!("{what} changed after {:?}:\n was {first:?}\n  is {now:?}", start.elapsed());
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,73 @@
+# The commands of this project. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/orderflow
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export PATH := $(CACHE)/bin:$(PATH)
+CRD := crds/orderpipelines.yaml
+CHART_CRD := charts/order-pipeline-operator/crds/orderpipelines.yaml
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: lab-up ## Fresh machine → a running pipeline with real orders through it
+	@lab/deploy
+	@lab/demo
+
+.PHONY: test
+test: lint unit lab-up reconcile integration e2e ## Every tier of tests
+	@echo "all tiers passed"
+
+.PHONY: lint
+lint: tools ## Formatting, clippy, crate graph, generated files, charts, shell scripts
+	@lab/tier "lint: format" cargo fmt --all --check
+	@lab/tier "lint: clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
+	@lab/tier "lint: crate graph and licences" cargo deny --offline --all-features check --hide-inclusion-graph bans licenses sources
+	@lab/tier "lint: house rules and generated files" cargo test --quiet --locked -p e2e --test tidy
+	@lab/tier "lint: shell scripts" shellcheck -x $$(git ls-files lab .ci | xargs grep -lE '^#!.*bash|^# shellcheck shell=bash')
+
+.PHONY: unit
+unit: tools ## The pure steps, with property tests
+	@lab/tier unit cargo test --locked --workspace --lib --bins
+	@lab/tier "unit: golden events" cargo test --locked -p order-events --test golden
+
+.PHONY: reconcile
+reconcile: tools ## The real operator against the cluster's API server and the real broker
+	@lab/deploy --backends-only
+	@lab/tier reconcile cargo test --locked -p operator --test reconcile
+
+.PHONY: integration
+integration: tools ## Order service, relay and consumer against real Kafka and PostgreSQL
+	@lab/backends up
+	@lab/tier "integration: order service" cargo test --locked -p order-service --test integration
+	@lab/tier "integration: consumer" cargo test --locked -p consumer --test integration
+
+.PHONY: e2e
+e2e: tools ## The whole pipeline on the cluster, with faults
+	@lab/deploy
+	@lab/tier e2e cargo test --locked -p e2e --test e2e -- --test-threads=1 --nocapture
+
+.PHONY: crds
+crds: ## Generate the CRD, and the chart's copy of it
+	@cargo run --quiet --locked -p operator -- crd > $(CRD).new && mv $(CRD).new $(CRD)
+	@cp $(CRD) $(CHART_CRD)
+
+.PHONY: lab-up
+lab-up: ## The local cluster: Docker engine, kind, Kafka and PostgreSQL images
+	@lab/up
+
+.PHONY: lab-down
+lab-down: ## Delete the local cluster; caches stay
+	@lab/down
+
+.PHONY: deploy
+deploy: ## Build the product and put it into the running cluster
+	@lab/deploy
+
+# What building and linting need beyond the toolchain.
+.PHONY: tools
+tools:
+	@lab/tools
