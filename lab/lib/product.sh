@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # The product's programs and images, and what is installed into the cluster for the demo and the tests.
+# shellcheck disable=SC2153 # CONTEXT and LAB come from common.sh
 
 ROOT=$(cd "$LAB/.." && pwd)
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
@@ -19,7 +20,7 @@ libraries_make() {
 # Cargo itself knows what is current.
 programs_ready() { return 1; }
 programs_make() {
-  cd "$ROOT"
+  cd "$ROOT" || return
   cargo build --release --locked -p operator -p order-service -p consumer -p e2e --bins
 }
 
