@@ -23,8 +23,9 @@ cluster_make() {
   if cluster_exists; then say "removing a cluster that was never finished, or does not answer"; fi
   kind delete cluster --name "$CLUSTER"
   kind create cluster --name "$CLUSTER" --image "$(recorded node)" --config "$LAB/kind.yaml" --wait "${CLUSTER_WAIT_SECONDS}s"
-  kube -n kube-system rollout status deployment/coredns --timeout "${SYSTEM_WAIT_SECONDS}s"
-  kube -n local-path-storage rollout status deployment --timeout "${SYSTEM_WAIT_SECONDS}s"
+  # One name server is enough to go on; a second one that started before the network was ready backs off for half a minute.
+  kube -n kube-system wait --for=condition=Available deployment/coredns --timeout "${SYSTEM_WAIT_SECONDS}s"
+  kube -n local-path-storage wait --for=condition=Available deployment --all --timeout "${SYSTEM_WAIT_SECONDS}s"
   record cluster "$(container_id "$NODE")"
 }
 

@@ -70,7 +70,7 @@ start_engine() {
     install -D -m 755 "$LAB/engine/runc-bounded" "$CACHE/engine/runc-bounded"
     flags+=(--add-runtime "bounded=$CACHE/engine/runc-bounded" --default-runtime bounded)
   fi
-  setsid dockerd "${flags[@]}" >> "$LOGS/dockerd.log" 2>&1 < /dev/null &
+  setsid dockerd "${flags[@]}" >> "$LOGS/dockerd.log" 2>&1 < /dev/null 9>&- &
 }
 
 # CAP_SYS_RESOURCE, bit 24 of the bounding set: some sandboxed machines withhold it.

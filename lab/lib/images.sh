@@ -8,7 +8,7 @@ build_image() {
   local tag=$1 hash=$2 context=$3
   shift 3
   # The host's network: package registries may be reachable from there only.
-  docker build --network host --label "$HASH_LABEL=$hash" -t "$tag" "$@" "$context"
+  docker build --force-rm --network host --label "$HASH_LABEL=$hash" -t "$tag" "$@" "$context"
 }
 image_is() { [[ -n $2 && $(image_label "$1" "$HASH_LABEL") == "$2" ]]; }
 

@@ -97,7 +97,7 @@ nodeos_make() {
   context=$(fresh_context node-os)
   cp "$LAB/images/node/Dockerfile" "$context"
   for target in component-os node-os; do
-    docker build --network host --target "$target" -t "$(nodeos_tag "$target")" "$context"
+    docker build --force-rm --network host --target "$target" -t "$(nodeos_tag "$target")" "$context"
   done
   rm -rf "$context"
 }
@@ -119,10 +119,10 @@ components_make() {
   context=$(fresh_context components)
   fill_node_context "$context"
   for name in "${COMPONENT_IMAGES[@]}"; do tags+=("registry.k8s.io/$name:v$(kubernetes_version)"); done
-  docker build --target component -t "${tags[0]}" "$context"
+  docker build --force-rm --target component -t "${tags[0]}" "$context"
   for name in "${tags[@]:1}"; do docker tag "${tags[0]}" "$name"; done
-  docker build --target pause -t "$PAUSE_IMAGE" "$context"
-  docker build --target storage -t "$STORAGE_IMAGE" "$context"
+  docker build --force-rm --target pause -t "$PAUSE_IMAGE" "$context"
+  docker build --force-rm --target storage -t "$STORAGE_IMAGE" "$context"
   rm -rf "$CACHE"/images/components-*
   mkdir -p "$folder.new"
   docker save -o "$folder.new/all.tar" "${tags[@]}" "$PAUSE_IMAGE" "$STORAGE_IMAGE"

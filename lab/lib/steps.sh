@@ -16,6 +16,9 @@ plan_step() {
   STEP_TITLE[$1]=$2
 }
 
+# Asked of the kernel, as bash keeps the first answer, and a killed process that nobody reaps still takes signals.
+parent_of() { awk '{ print $4 }' "/proc/$1/stat"; }
+
 step_line() {
   local dots=........................................................
   printf '[%2d/%d] %s %s %s\n' "${STEP_NUMBER[$1]}" "$STEP_COUNT" "${STEP_TITLE[$1]}" "${dots:${#STEP_TITLE[$1]}}" "$2"
@@ -33,21 +36,23 @@ step_failed() {
 # One step at a time in this shell. Never called inside a condition: that would switch off `set -e` within the step.
 run_step() {
   local name=$1 log=$LOGS/$1.log started=$SECONDS beat=$((SECONDS + HEARTBEAT_SECONDS)) why body status=0
+  local track=$BASHPID
   mkdir -p "$LOGS"
   if why=$("${name}_ready" 2> /dev/null); then
     step_line "$name" "${why:-cached}"
     return
   fi
-  # The lock's descriptor (9) stays out of what a step starts: a daemon would hold the lock for ever.
-  (set -euo pipefail && "${name}_make") > "$log" 2>&1 < /dev/null 9>&- &
+  # A new file: what an earlier run has left behind may still write to the old one.
+  rm -f "$log"
+  (set -euo pipefail && "${name}_make") > "$log" 2>&1 < /dev/null &
   body=$!
   while kill -0 "$body" 2> /dev/null; do
     # Our parent was killed without a chance to stop us: end this whole track, the next `up` takes over.
-    kill -0 "$MAIN_PID" 2> /dev/null || kill -TERM 0
+    [[ $(parent_of "$track") == "$MAIN_PID" ]] || kill -TERM 0
     if ((SECONDS >= beat)); then
       beat=$((SECONDS + HEARTBEAT_SECONDS))
       printf '        %s: %s so far (%s)\n' "${STEP_TITLE[$name]}" "$(duration $((SECONDS - started)))" \
-        "$(tail -n 1 "$log" | tr -d '\r' | cut -c1-70)"
+        "$(tail -n 1 "$log" | tr -d '\r\0' | cut -c1-70)"
     fi
     sleep 0.2
   done
@@ -95,7 +100,8 @@ interrupted() {
   exit 130
 }
 
-# One `up` at a time per cache: a second one waits for the first and then finds its work done.
+# One `up` at a time per cache: a second one waits for the first and then finds its work done. All that a step starts
+# inherits the lock, so a killed run's leftovers keep it until they have ended; only the engine, which stays, lets go of it.
 take_lock() {
   mkdir -p "$CACHE"
   exec 9> "$CACHE/lock"
