@@ -1,1 +1,35 @@
-//! Skeleton.
+//! Delivers a topic's order events to a sink, in order per partition, as a member of a consumer group.
+//!
+//! ```text
+//!                    ┌───────────────────────── poll_loop (one thread) ─────────────────────────┐
+//! Kafka ──poll──▶ record ──dispatch──▶ assignment: one queue, worker and offset tracker a partition │
+//!                    │ rebalance: what changed, answered as a step of the loop                   │
+//!                    └──────────────▲──────────────────────┬─────────────────────────────────────┘
+//!                          reports: done, commit first     ▼
+//!                                   └───────── partition_worker ─▶ deliver ─▶ sink: postgres | http
+//!                                                                     │ retry
+//!                                                                     └────▶ dead_letter
+//! ```
+//!
+//! Two rules hold everywhere. Only the poll loop commits, and never beyond what is delivered or dead-lettered (at most
+//! once turns that round: nothing is delivered before the broker has its commit). Nothing is ever skipped: what can't be
+//! delivered or dead-lettered now is tried again for as long as it takes.
+
+pub mod config;
+pub mod run;
+pub mod metrics;
+pub mod connection;
+pub mod poll_loop;
+pub mod rebalance;
+pub mod start_offsets;
+pub mod assignment;
+pub mod offsets;
+pub mod record;
+pub mod partition_worker;
+pub mod deliver;
+pub mod retry;
+pub mod sink;
+pub mod dead_letter;
+
+pub use config::{Args, Config};
+pub use run::{RunError, run};

@@ -1,0 +1,209 @@
+//! The partitions this member has: their queues, what of them is done, and whether they are paused.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, mpsc};
+
+use runtime::shutdown::CancellationToken;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+
+use crate::deliver::Deliverer;
+use crate::offsets::OffsetTracker;
+use crate::partition_worker::{Lease, PartitionWorker, Report};
+use crate::record::Record;
+
+/// A partition is paused when this many of its records are not done: enough for several batches, so that a worker
+/// never waits for the poll loop.
+const PAUSE_AT_RECORDS: usize = 2_000;
+/// … or this many bytes of them: 4 MiB holds four of the largest events and keeps a member of 50 partitions
+/// within 200 MiB.
+const PAUSE_AT_BYTES: usize = 4 * 1024 * 1024;
+/// A paused partition resumes when less than one part in this of either bound is left: librdkafka forgets what it
+/// fetched when it pauses, so pausing must be rare.
+const RESUME_BELOW_PART: usize = 2;
+
+/// Makes workers.
+pub struct WorkerSpawner {
+    /// The runtime that workers run on.
+    pub runtime: Handle,
+    /// What they deliver with.
+    pub deliverer: Arc<Deliverer>,
+    /// Where they report.
+    pub reports: mpsc::Sender<Report>,
+    /// Most records of a batch.
+    pub batch_max_records: usize,
+}
+
+/// The partitions this member has.
+pub struct Assignment {
+    spawner: WorkerSpawner,
+    partitions: BTreeMap<i32, Assigned>,
+    leases: u64,
+}
+
+struct Assigned {
+    lease: Lease,
+    tracker: OffsetTracker,
+    queue: UnboundedSender<Record>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    paused: bool,
+    ended: bool,
+}
+
+/// What is left of a partition that was released.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Released {
+    /// Records that were handed over and are not done.
+    pub undone: usize,
+    /// Those of them whose offset is committed.
+    pub committed_undone: usize,
+}
+
+impl Assignment {
+    /// None yet.
+    #[must_use]
+    pub const fn new(spawner: WorkerSpawner) -> Self {
+        Self { spawner, partitions: BTreeMap::new(), leases: 0 }
+    }
+
+    /// Starts a worker for `partition`.
+    pub fn assign(&mut self, partition: i32) {
+        self.leases += 1;
+        let lease = Lease { partition, number: self.leases };
+        let (queue, records) = unbounded_channel();
+        let stop = CancellationToken::new();
+        let worker = PartitionWorker {
+            lease,
+            records,
+            reports: self.spawner.reports.clone(),
+            deliverer: Arc::clone(&self.spawner.deliverer),
+            stop: stop.clone(),
+            batch_max_records: self.spawner.batch_max_records,
+        };
+        let task = self.spawner.runtime.spawn(worker.run());
+        let tracker = OffsetTracker::default();
+        let assigned = Assigned { lease, tracker, queue, stop, task, paused: false, ended: false };
+        if let Some(forgotten) = self.partitions.insert(partition, assigned) {
+            forgotten.task.abort();
+        }
+    }
+
+    /// Hands `record` to its partition's worker. `true` when the partition should now be paused. A record of a
+    /// partition that this member does not have is dropped: its owner reads it.
+    pub fn dispatch(&mut self, record: Record) -> bool {
+        let Some(assigned) = self.partitions.get_mut(&record.partition) else { return false };
+        if assigned.tracker.handed_over(record.offset, record.size()) {
+            // The queue is closed only when the worker has ended, which its report tells.
+            let _ = assigned.queue.send(record);
+        }
+        let full = assigned.tracker.undone() >= PAUSE_AT_RECORDS
+            || assigned.tracker.undone_bytes() >= PAUSE_AT_BYTES;
+        full && !std::mem::replace(&mut assigned.paused, full)
+    }
+
+    /// Paused partitions that have room again; they count as resumed.
+    pub fn take_resumable(&mut self) -> Vec<i32> {
+        let has_room = |tracker: &OffsetTracker| {
+            tracker.undone() < PAUSE_AT_RECORDS / RESUME_BELOW_PART
+                && tracker.undone_bytes() < PAUSE_AT_BYTES / RESUME_BELOW_PART
+        };
+        let resumable =
+            self.partitions.iter_mut().filter(|(_, assigned)| assigned.paused && has_room(&assigned.tracker));
+        resumable
+            .map(|(partition, assigned)| {
+                assigned.paused = false;
+                *partition
+            })
+            .collect()
+    }
+
+    /// The records at `offsets` are done, if `lease` still holds.
+    pub fn done(&mut self, lease: Lease, offsets: &[i64]) {
+        if let Some(assigned) = self.current(lease) {
+            offsets.iter().for_each(|offset| assigned.tracker.done(*offset));
+        }
+    }
+
+    /// The worker of `lease` is gone. `true` when nobody told it to go.
+    pub fn ended(&mut self, lease: Lease) -> bool {
+        self.current(lease).is_some_and(|assigned| {
+            assigned.ended = true;
+            !assigned.stop.is_cancelled()
+        })
+    }
+
+    /// Whether `lease` holds and its worker has not been told to stop.
+    #[must_use]
+    pub fn is_working(&self, lease: Lease) -> bool {
+        let assigned = self.partitions.get(&lease.partition).filter(|assigned| assigned.lease == lease);
+        assigned.is_some_and(|assigned| !assigned.stop.is_cancelled())
+    }
+
+    /// The broker has `offset` of `partition`.
+    pub fn committed(&mut self, partition: i32, offset: i64) {
+        if let Some(assigned) = self.partitions.get_mut(&partition) {
+            assigned.tracker.committed(offset);
+        }
+    }
+
+    /// What the broker does not have yet, of all partitions.
+    #[must_use]
+    pub fn to_commit(&self) -> Vec<(i32, i64)> {
+        self.to_commit_of(&self.owned())
+    }
+
+    /// What the broker does not have yet, of `partitions`.
+    #[must_use]
+    pub fn to_commit_of(&self, partitions: &[i32]) -> Vec<(i32, i64)> {
+        let trackers =
+            partitions.iter().filter_map(|partition| Some((*partition, self.partitions.get(partition)?)));
+        trackers
+            .filter_map(|(partition, assigned)| Some((partition, assigned.tracker.to_commit()?)))
+            .collect()
+    }
+
+    /// Tells the workers of `partitions` to end.
+    pub fn stop(&self, partitions: &[i32]) {
+        for partition in partitions {
+            if let Some(assigned) = self.partitions.get(partition) {
+                assigned.stop.cancel();
+            }
+        }
+    }
+
+    /// Whether a worker of `partitions` has not ended.
+    #[must_use]
+    pub fn any_running(&self, partitions: &[i32]) -> bool {
+        partitions
+            .iter()
+            .any(|partition| self.partitions.get(partition).is_some_and(|assigned| !assigned.ended))
+    }
+
+    /// Stops what still runs of `partition` and forgets it.
+    pub fn release(&mut self, partition: i32) -> Option<Released> {
+        let assigned = self.partitions.remove(&partition)?;
+        assigned.task.abort();
+        Some(Released {
+            undone: assigned.tracker.undone(),
+            committed_undone: assigned.tracker.committed_undone(),
+        })
+    }
+
+    /// Every partition this member has.
+    #[must_use]
+    pub fn owned(&self) -> Vec<i32> {
+        self.partitions.keys().copied().collect()
+    }
+
+    /// Records that are handed over and not done.
+    #[must_use]
+    pub fn undone(&self) -> usize {
+        self.partitions.values().map(|assigned| assigned.tracker.undone()).sum()
+    }
+
+    fn current(&mut self, lease: Lease) -> Option<&mut Assigned> {
+        self.partitions.get_mut(&lease.partition).filter(|assigned| assigned.lease == lease)
+    }
+}

@@ -1,0 +1,163 @@
+//! Where records go that can't be delivered: the group's dead-letter topic, bytes untouched.
+
+pub mod headers;
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::OwnedHeaders;
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use runtime::kafka::KafkaConnection;
+use tokio::sync::Mutex;
+
+use crate::record::Record;
+use headers::{Detail, Origin};
+
+/// The broker has a dead letter within this or the write counts as failed, is counted, logged and tried again.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a write waits for room in the producer's queue, which holds one record per assigned partition.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The topic's own limit decides what is too large, not the client's: this is the highest that librdkafka takes.
+const MESSAGE_MAX_BYTES: &str = "1000000000";
+
+/// Why a record is dead-lettered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cause {
+    /// A short, stable word.
+    pub reason: &'static str,
+    /// What kind of failure it was, in the manner of a class name.
+    pub class: &'static str,
+    /// What happened, for people.
+    pub message: String,
+}
+
+/// Writes dead letters.
+pub struct DeadLetters {
+    config: ClientConfig,
+    producer: Mutex<FutureProducer<QuietContext>>,
+    topic: String,
+    origin: Origin,
+}
+
+/// Why a dead letter was not written. Its record stays where it is.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadLetterError {
+    /// The topic takes no record of that size, not even with the fewest headers.
+    #[error("failed to write dead letter: it is over the topic's max.message.bytes; raise that")]
+    TooLarge,
+    /// The broker did not take it.
+    #[error("failed to write dead letter")]
+    Write(#[source] KafkaError),
+    /// No producer could be made.
+    #[error("failed to set up the producer of dead letters")]
+    Producer(#[source] KafkaError),
+}
+
+impl DeadLetterError {
+    /// A short, stable word for metrics.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::TooLarge => "TooLarge",
+            Self::Write(_) => "Write",
+            Self::Producer(_) => "Producer",
+        }
+    }
+}
+
+impl DeadLetters {
+    /// A writer to `topic` of letters from `origin`. It connects in the background.
+    ///
+    /// # Errors
+    /// [`DeadLetterError::Producer`] when librdkafka refuses the settings.
+    pub fn new(
+        kafka: &KafkaConnection,
+        client_id: &str,
+        topic: &str,
+        origin: Origin,
+    ) -> Result<Self, DeadLetterError> {
+        let mut config = kafka.client_config(client_id);
+        config
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            // The partition that Java's default partitioner chooses for the key; records without one are spread.
+            .set("partitioner", "murmur2_random")
+            .set("message.max.bytes", MESSAGE_MAX_BYTES)
+            .set("message.timeout.ms", WRITE_TIMEOUT.as_millis().to_string())
+            // Each letter is awaited before its partition goes on: waiting for company would only cost time.
+            .set("linger.ms", "0");
+        let producer = create(&config)?;
+        Ok(Self { config, producer: Mutex::new(producer), topic: topic.to_owned(), origin })
+    }
+
+    /// Writes `record` once and waits until every in-sync replica has it.
+    ///
+    /// # Errors
+    /// [`DeadLetterError`]; the record is then not dealt with, and the caller stays on it.
+    pub async fn write(&self, record: &Record, cause: &Cause) -> Result<(), DeadLetterError> {
+        let full = headers::headers(record, &self.origin, cause, Detail::Full);
+        match self.send(record, full).await {
+            // Our own headers may be what takes it over the limit: leave out those that tools can do without.
+            Err(DeadLetterError::TooLarge) => {
+                let minimal = headers::headers(record, &self.origin, cause, Detail::Minimal);
+                self.send(record, minimal).await
+            }
+            written => written,
+        }
+    }
+
+    async fn send(&self, record: &Record, headers: OwnedHeaders) -> Result<(), DeadLetterError> {
+        let letter = FutureRecord::<[u8], [u8]> {
+            topic: &self.topic,
+            partition: None,
+            payload: record.value.as_deref(),
+            key: record.key.as_deref(),
+            timestamp: None,
+            headers: Some(headers),
+        };
+        // A clone shares the client, so that partitions write side by side.
+        let producer = self.producer.lock().await.clone();
+        match producer.send(letter, QUEUE_TIMEOUT).await {
+            Ok(_delivery) => Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _letter)) => {
+                Err(DeadLetterError::TooLarge)
+            }
+            Err((error, _letter)) => {
+                self.replace_if_fatal().await?;
+                Err(DeadLetterError::Write(error))
+            }
+        }
+    }
+
+    /// After a fatal error an idempotent producer refuses everything, for ever: a new one takes its place.
+    async fn replace_if_fatal(&self) -> Result<(), DeadLetterError> {
+        let mut producer = self.producer.lock().await;
+        if let Some((code, reason)) = producer.client().fatal_error() {
+            tracing::warn!(%code, reason, "dead-letter producer failed for good; replacing it");
+            *producer = create(&self.config)?;
+        }
+        Ok(())
+    }
+}
+
+fn create(config: &ClientConfig) -> Result<FutureProducer<QuietContext>, DeadLetterError> {
+    config.create_with_context(QuietContext).map_err(DeadLetterError::Producer)
+}
+
+/// librdkafka repeats its connection troubles every second; they are debugging detail here, because what fails
+/// because of them is logged once where it is handled.
+#[derive(Clone, Copy, Debug)]
+pub struct QuietContext;
+
+impl ClientContext for QuietContext {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}

@@ -1,0 +1,398 @@
+//! The consumer loop: one thread that owns the Kafka client, its offsets and the assignment.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use runtime::health::Health;
+use runtime::shutdown::CancellationToken;
+
+use crate::assignment::Assignment;
+use crate::config::{Delivery, Subscription};
+use crate::connection::Connection;
+use crate::metrics::{ConsumerMetrics, gauge};
+use crate::partition_worker::{Lease, Report};
+use crate::rebalance::{Change, GroupContext, unassign};
+use crate::record::Record;
+use crate::start_offsets::starting_at;
+
+/// Name of the loop's heartbeat.
+pub const HEARTBEAT: &str = "poll loop";
+/// The loop goes round within this. The longest step is a commit that waits for a broker that does not answer
+/// (`socket.timeout.ms`, three times); draining beats by itself.
+const HEARTBEAT_BOUND: Duration = Duration::from_secs(60);
+/// Wait for a record while workers are busy: what they report is looked at this often.
+const BUSY_POLL: Duration = Duration::from_millis(5);
+/// Wait for a record while nothing is in flight; also how late a stop signal may be seen.
+const IDLE_POLL: Duration = Duration::from_millis(50);
+/// Records taken in a row before the loop looks at everything else.
+const POLL_BURST: usize = 500;
+/// Between two commits of what was done. A crash repeats at most what was done in this time, and a member costs the
+/// broker at most five writes a second.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
+/// A commit without an answer for this long counts as failed. Above `socket.timeout.ms` and a search for the
+/// coordinator.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a partition that goes to another member may finish what it has in hand. Within the brokers' patience
+/// with a rebalance (`max.poll.interval.ms`, 5 minutes) and long enough for a slow batch.
+const REVOKE_DRAIN: Duration = Duration::from_secs(10);
+/// A last commit is tried this often before its records are left to be repeated.
+const COMMIT_ATTEMPTS: u32 = 3;
+/// Between two tries of a last commit, or of an answer to a rebalance.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the loop works with.
+pub struct PollLoop {
+    /// The group's member.
+    pub consumer: BaseConsumer<GroupContext>,
+    /// Who it is.
+    pub subscription: Subscription,
+    /// What it has.
+    pub assignment: Assignment,
+    /// What workers tell.
+    pub reports: Receiver<Report>,
+    /// What is known of the connection.
+    pub connection: Connection,
+    /// Where the loop shows that it lives.
+    pub health: Health,
+    /// Where it counts.
+    pub metrics: ConsumerMetrics,
+    /// When to stop.
+    pub shutdown: CancellationToken,
+    /// How long draining may take after that.
+    pub shutdown_drain: Duration,
+    /// When the last commit was asked for, and whether its answer is still awaited.
+    pub commit: CommitClock,
+}
+
+/// When the last commit was asked for.
+#[derive(Debug, Default)]
+pub struct CommitClock {
+    asked: Option<Instant>,
+    awaited: bool,
+}
+
+/// Why the loop ended other than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum PollError {
+    /// The topic's name is not one.
+    #[error("failed to subscribe")]
+    Subscribe(#[source] KafkaError),
+    /// librdkafka gave the client up.
+    #[error("failed to poll: the client can't go on")]
+    Fatal(#[source] KafkaError),
+    /// A rebalance could not be answered.
+    #[error("failed to change the assignment")]
+    Assign(#[source] KafkaError),
+    /// A worker ended by a defect. The process ends too: going on would leave its partition behind unnoticed.
+    #[error("failed to work on partition {partition}: its worker ended (panicked: {panicked})")]
+    Worker {
+        /// Which.
+        partition: i32,
+        /// Whether it panicked.
+        panicked: bool,
+    },
+}
+
+impl PollLoop {
+    /// Consumes until the stop signal, then drains, commits and leaves the group.
+    ///
+    /// # Errors
+    /// [`PollError`]; nothing is committed then but what was before.
+    pub fn run(mut self) -> Result<(), PollError> {
+        self.consumer.subscribe(&[&self.subscription.topic]).map_err(PollError::Subscribe)?;
+        while !self.shutdown.is_cancelled() {
+            self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
+            self.apply_reports()?;
+            self.answer_rebalances()?;
+            self.resume_where_there_is_room();
+            self.poll_records()?;
+            self.commit_progress();
+            self.connection.probe(&self.consumer);
+            self.show();
+        }
+        self.leave()
+    }
+
+    /// Completions come before new work: they make room and move the watermarks.
+    fn apply_reports(&mut self) -> Result<(), PollError> {
+        while let Ok(report) = self.reports.try_recv() {
+            self.apply(report)?;
+        }
+        while let Some(answer) = self.consumer.context().next_commit() {
+            self.apply_commit(answer);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, report: Report) -> Result<(), PollError> {
+        match report {
+            Report::Done { lease, offsets } => self.assignment.done(lease, &offsets),
+            Report::CommitFirst { lease, offset, committed } => {
+                // A worker that is gone meanwhile needs no answer.
+                let _ = committed.send(self.commit_first(lease, offset));
+            }
+            Report::Ended { lease, panicked } => {
+                if self.assignment.ended(lease) {
+                    return Err(PollError::Worker { partition: lease.partition, panicked });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// At most once: whether `offset` is committed, so that the batch below it may be delivered.
+    fn commit_first(&mut self, lease: Lease, offset: i64) -> bool {
+        self.assignment.is_working(lease) && self.commit_now(&[(lease.partition, offset)]).is_ok()
+    }
+
+    fn apply_commit(&mut self, answer: KafkaResult<Vec<(i32, i64)>>) {
+        self.commit.awaited = false;
+        if let Some(asked) = self.commit.asked {
+            self.metrics.commit_seconds.observe(asked.elapsed().as_secs_f64());
+        }
+        match answer {
+            Ok(offsets) => offsets
+                .into_iter()
+                .for_each(|(partition, offset)| self.assignment.committed(partition, offset)),
+            Err(error) => self.commit_failed(&error),
+        }
+    }
+
+    fn commit_failed(&self, error: &KafkaError) {
+        self.metrics.commit_errors.inc();
+        tracing::warn!(group = self.subscription.group, %error, "commit failed; the next one covers it");
+    }
+
+    fn answer_rebalances(&mut self) -> Result<(), PollError> {
+        while let Some(change) = self.consumer.context().next_change() {
+            match change {
+                Change::Assign(list) => {
+                    if !self.assign(&list)? {
+                        // The group waits; so do we, but alive.
+                        self.consumer.context().put_back(Change::Assign(list));
+                        thread::sleep(RETRY_PAUSE);
+                        return Ok(());
+                    }
+                }
+                Change::Revoke(list) => self.revoke(&list)?,
+                Change::Lost(list) => self.lose(&list)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// `false` when it is not known yet where to start.
+    fn assign(&mut self, list: &TopicPartitionList) -> Result<bool, PollError> {
+        let Subscription { topic, start_from, .. } = &self.subscription;
+        let start = match starting_at(&self.consumer, topic, *start_from, list) {
+            Ok(start) => start,
+            Err(error) => {
+                self.connection.poll_failed(&error);
+                return Ok(false);
+            }
+        };
+        self.consumer.incremental_assign(&start).map_err(PollError::Assign)?;
+        let partitions = partitions(list);
+        for partition in &partitions {
+            self.assignment.assign(*partition);
+        }
+        // A partition that comes back may still be paused from before.
+        self.resume(&partitions);
+        tracing::info!(group = self.subscription.group, ?partitions, "partitions assigned");
+        Ok(true)
+    }
+
+    /// Drain to a deadline, commit, release: in this order, so that the next owner starts where this one ended.
+    fn revoke(&mut self, list: &TopicPartitionList) -> Result<(), PollError> {
+        let partitions = partitions(list);
+        self.drain(&partitions, Instant::now() + REVOKE_DRAIN)?;
+        self.release(&partitions);
+        tracing::info!(group = self.subscription.group, ?partitions, "partitions revoked");
+        unassign(&self.consumer, list).map_err(PollError::Assign)
+    }
+
+    /// Others may have these partitions already: stop at once and commit nothing.
+    fn lose(&mut self, list: &TopicPartitionList) -> Result<(), PollError> {
+        let partitions = partitions(list);
+        self.assignment.stop(&partitions);
+        self.forget(&partitions);
+        tracing::warn!(
+            group = self.subscription.group,
+            ?partitions,
+            "partitions lost; what was in flight is repeated"
+        );
+        unassign(&self.consumer, list).map_err(PollError::Assign)
+    }
+
+    fn resume_where_there_is_room(&mut self) {
+        let partitions = self.assignment.take_resumable();
+        self.resume(&partitions);
+    }
+
+    fn resume(&self, partitions: &[i32]) {
+        if !partitions.is_empty()
+            && let Err(error) = self.consumer.resume(&self.list(partitions))
+        {
+            // librdkafka refuses only partitions that it does not have: then they are on their way out.
+            tracing::debug!(?partitions, %error, "resuming failed");
+        }
+    }
+
+    /// Hands what the brokers sent to the workers; ends early at a rebalance, which must not be overtaken.
+    fn poll_records(&mut self) -> Result<(), PollError> {
+        let mut wait = if self.assignment.undone() > 0 { BUSY_POLL } else { IDLE_POLL };
+        for _ in 0..POLL_BURST {
+            let polled = self.consumer.poll(wait);
+            if self.consumer.context().has_change() {
+                // A record that was polled with it would be of the assignment before; it is read again.
+                debug_assert!(polled.is_none(), "a poll returns either a record or the news");
+                return Ok(());
+            }
+            match polled {
+                None => return Ok(()),
+                Some(Ok(message)) => {
+                    let record = Record::copied_from(&message);
+                    let partition = record.partition;
+                    drop(message);
+                    if self.assignment.dispatch(record) {
+                        self.pause(partition);
+                    }
+                }
+                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
+                    return Err(PollError::Fatal(error));
+                }
+                Some(Err(error)) => self.connection.poll_failed(&error),
+            }
+            wait = Duration::ZERO;
+        }
+        Ok(())
+    }
+
+    fn pause(&self, partition: i32) {
+        if let Err(error) = self.consumer.pause(&self.list(&[partition])) {
+            tracing::debug!(partition, %error, "pausing failed");
+        }
+    }
+
+    /// At most once commits before delivery, batch by batch; at least once commits here, what was done since.
+    fn commit_progress(&mut self) {
+        let since = self.commit.asked.map(|asked| asked.elapsed());
+        let due = since
+            .is_none_or(|since| since >= if self.commit.awaited { COMMIT_PATIENCE } else { COMMIT_INTERVAL });
+        if self.subscription.delivery == Delivery::AtMostOnce || !due {
+            return;
+        }
+        let offsets = self.assignment.to_commit();
+        if offsets.is_empty() {
+            return;
+        }
+        self.commit.asked = Some(Instant::now());
+        match self.offsets(&offsets).and_then(|list| self.consumer.commit(&list, CommitMode::Async)) {
+            Ok(()) => self.commit.awaited = true,
+            Err(error) => self.commit_failed(&error),
+        }
+    }
+
+    fn show(&self) {
+        self.metrics.in_flight.set(gauge(self.assignment.undone()));
+        self.metrics.assigned_partitions.set(gauge(self.assignment.owned().len()));
+    }
+
+    fn leave(mut self) -> Result<(), PollError> {
+        let owned = self.assignment.owned();
+        self.drain(&owned, Instant::now() + self.shutdown_drain)?;
+        self.release(&owned);
+        self.show();
+        self.health.retire(HEARTBEAT);
+        // Dropping the consumer leaves the group, so that the others take over at once.
+        self.consumer.context().close();
+        drop(self.consumer);
+        tracing::info!(group = self.subscription.group, "left the group");
+        Ok(())
+    }
+
+    /// Lets the workers of `partitions` finish the batch they have in hand, until `deadline`.
+    fn drain(&mut self, partitions: &[i32], deadline: Instant) -> Result<(), PollError> {
+        self.assignment.stop(partitions);
+        while self.assignment.any_running(partitions) {
+            self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                tracing::warn!(?partitions, "drain overran its deadline; what is in flight is given up");
+                return Ok(());
+            }
+            match self.reports.recv_timeout(left.min(HEARTBEAT_BOUND / 2)) {
+                Ok(report) => self.apply(report)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                // The loop holds a sender itself, through the assignment.
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits what `partitions` have done, then forgets them.
+    fn release(&mut self, partitions: &[i32]) {
+        let offsets = self.assignment.to_commit_of(partitions);
+        if self.subscription.delivery == Delivery::AtLeastOnce && !offsets.is_empty() {
+            for _ in 0..COMMIT_ATTEMPTS {
+                if self.commit_now(&offsets).is_ok() {
+                    break;
+                }
+                thread::sleep(RETRY_PAUSE);
+            }
+        }
+        self.forget(partitions);
+    }
+
+    fn forget(&mut self, partitions: &[i32]) {
+        for partition in partitions {
+            let Some(released) = self.assignment.release(*partition) else { continue };
+            if self.subscription.delivery == Delivery::AtMostOnce && released.committed_undone > 0 {
+                self.metrics.lost.inc_by(released.committed_undone as u64);
+                tracing::warn!(
+                    partition,
+                    records = released.committed_undone,
+                    "committed records were not delivered"
+                );
+            }
+        }
+    }
+
+    fn commit_now(&mut self, offsets: &[(i32, i64)]) -> KafkaResult<()> {
+        let asked = Instant::now();
+        let answer = self.offsets(offsets).and_then(|list| self.consumer.commit(&list, CommitMode::Sync));
+        self.metrics.commit_seconds.observe(asked.elapsed().as_secs_f64());
+        match &answer {
+            Ok(()) => {
+                offsets.iter().for_each(|(partition, offset)| self.assignment.committed(*partition, *offset))
+            }
+            Err(error) => self.commit_failed(error),
+        }
+        answer
+    }
+
+    fn list(&self, partitions: &[i32]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            list.add_partition(&self.subscription.topic, *partition);
+        }
+        list
+    }
+
+    fn offsets(&self, offsets: &[(i32, i64)]) -> KafkaResult<TopicPartitionList> {
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for (partition, offset) in offsets {
+            list.add_partition_offset(&self.subscription.topic, *partition, Offset::Offset(*offset))?;
+        }
+        Ok(list)
+    }
+}
+
+fn partitions(list: &TopicPartitionList) -> Vec<i32> {
+    list.elements().iter().map(|element| element.partition()).collect()
+}

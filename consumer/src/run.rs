@@ -1,0 +1,182 @@
+//! Puts the parts together and keeps them together until the stop signal.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use runtime::admin;
+use runtime::health::Health;
+use runtime::kafka::KafkaConnection;
+use runtime::metrics::Metrics;
+use runtime::shutdown::CancellationToken;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::assignment::{Assignment, WorkerSpawner};
+use crate::config::{Config, SinkConfig, Subscription};
+use crate::connection::{self, Connection};
+use crate::dead_letter::headers::Origin;
+use crate::dead_letter::{DeadLetterError, DeadLetters};
+use crate::deliver::Deliverer;
+use crate::metrics::ConsumerMetrics;
+use crate::poll_loop::{CommitClock, PollError, PollLoop};
+use crate::rebalance::GroupContext;
+use crate::sink::Sink;
+use crate::sink::http::{BadHttpClient, HttpSink};
+use crate::sink::postgres::{BadDatabaseUrl, PostgresSink};
+
+/// Readiness condition that fails from the stop signal on.
+const SHUTDOWN_CONDITION: &str = "shutdown";
+/// Kept back from the grace for the last commit and for leaving the group.
+const LEAVE_RESERVE: Duration = Duration::from_secs(5);
+/// … but no more than one part in this of it.
+const LEAVE_RESERVE_PART: u32 = 3;
+/// A member that died without leaving is missed after this. librdkafka's default of 45 s would leave its partitions
+/// alone for as long; less than the broker's least (6 s) is refused, and too near it a garbage collection evicts.
+const SESSION_TIMEOUT_MILLIS: &str = "10000";
+/// Three heartbeats may be missed.
+const HEARTBEAT_MILLIS: &str = "3000";
+/// Bounds a commit that is waited for, and with it the poll loop's longest step. librdkafka's default is 60 s.
+const SOCKET_TIMEOUT_MILLIS: &str = "10000";
+/// A topic that is created, or grown, after the start is found this soon. The default is 5 minutes.
+const METADATA_REFRESH_MILLIS: &str = "5000";
+/// What librdkafka may hold of each partition before it is handed on, in KiB; the default of 64 MiB times a dozen
+/// partitions is more than a small pod has.
+const FETCH_QUEUE_KIB: &str = "8192";
+
+/// Why a consumer ended other than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The `postgres` sink could not be set up.
+    #[error("failed to start")]
+    Postgres(#[from] BadDatabaseUrl),
+    /// The `http` sink could not be set up.
+    #[error("failed to start")]
+    Http(#[from] BadHttpClient),
+    /// The producer of dead letters could not be set up.
+    #[error("failed to start")]
+    DeadLetters(#[from] DeadLetterError),
+    /// The consumer could not be set up.
+    #[error("failed to set up the Kafka consumer")]
+    Consumer(#[source] KafkaError),
+    /// No thread for the poll loop.
+    #[error("failed to start the poll loop's thread")]
+    Thread(#[source] std::io::Error),
+    /// The poll loop ended with an error.
+    #[error("failed to consume")]
+    Poll(#[from] PollError),
+    /// The poll loop ended by a panic.
+    #[error("failed to consume: the poll loop panicked")]
+    Panicked,
+    /// The admin server ended.
+    #[error("failed to serve the admin port")]
+    Admin(#[source] anyhow::Error),
+    /// The grace was over before the group was left.
+    #[error("failed to stop within {0:?}")]
+    Overdue(Duration),
+}
+
+/// Consumes until `shutdown`, then drains, commits and leaves the group. `admin_listener` is served throughout.
+///
+/// # Errors
+/// [`RunError`]; whatever is in flight is then repeated by the member that takes over.
+pub async fn run(
+    config: Config,
+    admin_listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let Config { kafka, subscription, dead_letter_topic, sink, retry, batch_max_records, shutdown_grace } =
+        config;
+    let (health, metrics) = (Health::waiting_for(&[connection::CONDITION]), Metrics::default());
+    let consumer_metrics = metrics.register(ConsumerMetrics::registered);
+    let origin = Origin { topic: subscription.topic.clone(), group: subscription.group.clone() };
+    let deliverer = Arc::new(Deliverer {
+        sink: open(&sink, &subscription)?,
+        dead_letters: DeadLetters::new(&kafka, &subscription.client_id, &dead_letter_topic, origin)?,
+        retry,
+        delivery: subscription.delivery,
+        metrics: consumer_metrics.clone(),
+        sink_down: AtomicBool::new(false),
+    });
+    let (report_sender, reports) = mpsc::channel();
+    let spawner =
+        WorkerSpawner { runtime: Handle::current(), deliverer, reports: report_sender, batch_max_records };
+    // Whoever drops this future stops the loop too.
+    let stop = shutdown.child_token();
+    let _stop_on_drop = stop.clone().drop_guard();
+    let poll_loop = PollLoop {
+        consumer: member(&kafka, &subscription).map_err(RunError::Consumer)?,
+        connection: Connection::unknown(health.clone(), subscription.topic.clone()),
+        subscription,
+        assignment: Assignment::new(spawner),
+        reports,
+        health: health.clone(),
+        metrics: consumer_metrics,
+        shutdown: stop,
+        shutdown_drain: shutdown_grace - LEAVE_RESERVE.min(shutdown_grace / LEAVE_RESERVE_PART),
+        commit: CommitClock::default(),
+    };
+    let ended = spawn(poll_loop).map_err(RunError::Thread)?;
+    // It serves to the end: while draining, the kubelet still asks whether the process lives.
+    let admin = admin::serve(admin_listener, admin::routes(health.clone(), metrics), std::future::pending());
+    tokio::select! {
+        ended = ended => ended.map_err(|_dropped| RunError::Panicked)?.map_err(RunError::Poll),
+        served = admin => served.map_err(RunError::Admin),
+        () = overdue(&shutdown, &health, shutdown_grace) => Err(RunError::Overdue(shutdown_grace)),
+    }
+}
+
+fn open(
+    sink: &SinkConfig,
+    Subscription { topic, group, .. }: &Subscription,
+) -> Result<Arc<dyn Sink>, RunError> {
+    Ok(match sink {
+        SinkConfig::Postgres { url } => Arc::new(PostgresSink::new(url, group, topic)?),
+        SinkConfig::Http { url, timeout } => Arc::new(HttpSink::new(url.clone(), *timeout)?),
+    })
+}
+
+fn member(
+    kafka: &KafkaConnection,
+    Subscription { group, client_id, .. }: &Subscription,
+) -> Result<BaseConsumer<GroupContext>, KafkaError> {
+    let mut config: ClientConfig = kafka.client_config(client_id);
+    config
+        .set("group.id", group)
+        // The classic protocol: librdkafka 2.12's error handling in the new one (KIP-848) is unfinished.
+        .set("group.protocol", "classic")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // Also for groups that start at the latest: theirs is looked up once, and if retention overtakes a group, it
+        // goes on at the oldest record there is instead of skipping everything.
+        .set("auto.offset.reset", "earliest")
+        .set("session.timeout.ms", SESSION_TIMEOUT_MILLIS)
+        .set("heartbeat.interval.ms", HEARTBEAT_MILLIS)
+        .set("socket.timeout.ms", SOCKET_TIMEOUT_MILLIS)
+        .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MILLIS)
+        .set("queued.max.messages.kbytes", FETCH_QUEUE_KIB);
+    config.create_with_context(GroupContext::default())
+}
+
+fn spawn(poll_loop: PollLoop) -> std::io::Result<oneshot::Receiver<Result<(), PollError>>> {
+    let (ended_sender, ended) = oneshot::channel();
+    // The client library blocks in every call: it gets a thread of its own.
+    thread::Builder::new().name("poll-loop".to_owned()).spawn(move || {
+        // Nobody may be left to hear it.
+        let _ = ended_sender.send(poll_loop.run());
+    })?;
+    Ok(ended)
+}
+
+/// Resolves when the grace after the stop signal is over.
+async fn overdue(shutdown: &CancellationToken, health: &Health, grace: Duration) {
+    shutdown.cancelled().await;
+    health.unmet(SHUTDOWN_CONDITION, "draining");
+    tokio::time::sleep(grace).await;
+}

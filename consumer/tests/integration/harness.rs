@@ -1,0 +1,354 @@
+//! A world of one's own for each test: topics, a database, a group, and consumers in it.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use consumer::{Args, RunError};
+use futures::FutureExt;
+use order_events::{EventType, OrderEvent, OrderId, OrderSnapshot, OrderStatus};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, Message, OwnedHeaders, OwnedMessage};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use runtime::shutdown::CancellationToken;
+use sqlx::{Connection, Executor, PgConnection, PgPool};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+/// Everything that should happen happens within this; a member's death is noticed after 10 s.
+pub const DEADLINE: Duration = Duration::from_secs(45);
+/// Large enough for the 2 MB poison.
+const MAX_MESSAGE_BYTES: &str = "4000000";
+const UNREACHABLE: &str = "backend unreachable: run lab/backends up";
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One test's own part of the backends.
+pub struct World {
+    pub topic: String,
+    pub dead_letter_topic: String,
+    pub database: String,
+    pub producer: FutureProducer,
+    admin: AdminClient<DefaultClientContext>,
+}
+
+/// Runs `test` in a world with a topic of `partitions`, and takes the world down whatever comes of it.
+pub async fn in_world<F: Future<Output = ()>>(partitions: i32, test: impl FnOnce(Arc<World>) -> F) {
+    let world = Arc::new(World::made(partitions).await);
+    let outcome = AssertUnwindSafe(test(Arc::clone(&world))).catch_unwind().await;
+    world.unmake().await;
+    if let Err(panic) = outcome {
+        resume_unwind(panic);
+    }
+}
+
+fn kafka() -> String {
+    std::env::var("TEST_KAFKA").unwrap_or_else(|_| "127.0.0.1:19094".to_owned())
+}
+
+fn admin_database_url() -> String {
+    let default = || "postgres://postgres@127.0.0.1:15433/postgres".to_owned();
+    std::env::var("TEST_DATABASE_URL").unwrap_or_else(|_| default())
+}
+
+fn client() -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", kafka()).set("allow.auto.create.topics", "false");
+    config.set("message.max.bytes", MAX_MESSAGE_BYTES);
+    config
+}
+
+impl World {
+    async fn made(partitions: i32) -> Self {
+        runtime::tls::install_provider();
+        let id = Uuid::new_v4().simple().to_string();
+        let world = Self {
+            topic: format!("it-{id}"),
+            dead_letter_topic: format!("it-{id}.dlt"),
+            database: format!("it_{id}"),
+            producer: client().create().expect("producer"),
+            admin: client().create().expect("admin client"),
+        };
+        if partitions > 0 {
+            world.create_topic(&world.topic, partitions).await;
+        }
+        world.create_topic(&world.dead_letter_topic, 1).await;
+        world.administer(&format!("CREATE DATABASE {}", world.database)).await;
+        world
+    }
+
+    async fn unmake(&self) {
+        let options = AdminOptions::new().operation_timeout(Some(ANSWER_TIMEOUT));
+        let _ = self.admin.delete_topics(&[&self.topic, &self.dead_letter_topic], &options).await;
+        self.administer(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database)).await;
+    }
+
+    pub async fn create_topic(&self, name: &str, partitions: i32) {
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("max.message.bytes", MAX_MESSAGE_BYTES);
+        let options = AdminOptions::new().operation_timeout(Some(ANSWER_TIMEOUT)).request_timeout(Some(ANSWER_TIMEOUT));
+        let created = self.admin.create_topics([&topic], &options).await.expect(UNREACHABLE);
+        created.into_iter().for_each(|topic| {
+            topic.expect("a topic of one's own");
+        });
+    }
+
+    pub async fn delete_topic(&self, name: &str) {
+        let options = AdminOptions::new().operation_timeout(Some(ANSWER_TIMEOUT));
+        self.admin.delete_topics(&[name], &options).await.expect("deleted");
+    }
+
+    /// Runs one statement outside of the test's database.
+    pub async fn administer(&self, statement: &str) {
+        let mut connection = PgConnection::connect(&admin_database_url()).await.expect(UNREACHABLE);
+        connection.execute(sqlx::AssertSqlSafe(statement.to_owned())).await.expect("administered");
+    }
+
+    pub fn database_url(&self) -> String {
+        let base = admin_database_url();
+        let (server, _database) = base.rsplit_once('/').expect("a URL with a database");
+        format!("{server}/{}", self.database)
+    }
+
+    pub async fn database(&self) -> PgPool {
+        PgPool::connect(&self.database_url()).await.expect(UNREACHABLE)
+    }
+
+    /// Sends `bytes` as a record of `partition` and returns its offset.
+    pub async fn send(&self, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>, headers: OwnedHeaders) -> i64 {
+        let record = FutureRecord::<[u8], [u8]> {
+            topic: &self.topic,
+            partition: Some(partition),
+            payload: value,
+            key,
+            timestamp: None,
+            headers: Some(headers),
+        };
+        self.producer.send(record, ANSWER_TIMEOUT).await.expect(UNREACHABLE).offset
+    }
+
+    /// Sends `event` as the relay does.
+    pub async fn send_event(&self, partition: i32, event: &OrderEvent) -> i64 {
+        let encoded = event.encode().expect("encodes");
+        let headers = headers_of(event);
+        self.send(partition, Some(encoded.key.as_bytes()), Some(&encoded.payload), headers).await
+    }
+
+    /// Sends one new order's event to each of `partitions` in turn, `count` in all, and returns them.
+    pub async fn send_orders(&self, partitions: i32, count: i32) -> Vec<OrderEvent> {
+        let events: Vec<OrderEvent> = (0..count).map(|_| order_created()).collect();
+        let sent = events.iter().zip(0..).map(|(event, index)| self.send_event(index % partitions, event));
+        futures::future::join_all(sent).await;
+        events
+    }
+
+    /// Flags of a consumer in this world; `extra` come last.
+    pub fn flags(&self, group: &str, extra: &[&str]) -> Vec<String> {
+        let base = [
+            "consumer".to_owned(),
+            format!("--kafka-bootstrap-servers={}", kafka()),
+            format!("--topic={}", self.topic),
+            format!("--group={}", self.group(group)),
+            format!("--dead-letter-topic={}", self.dead_letter_topic),
+            format!("--sink-database-url={}", self.database_url()),
+            "--retry-initial-backoff-millis=10".to_owned(),
+            "--retry-max-backoff-seconds=1".to_owned(),
+            "--shutdown-grace-seconds=10".to_owned(),
+        ];
+        base.into_iter().chain(extra.iter().map(|flag| (*flag).to_owned())).collect()
+    }
+
+    pub fn group(&self, name: &str) -> String {
+        format!("{}-{name}", self.topic)
+    }
+
+    /// A consumer in this process.
+    pub async fn start(&self, group: &str, extra: &[&str]) -> Member {
+        let config = Args::parse_from(self.flags(group, extra)).validate().expect("valid flags");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let admin = listener.local_addr().expect("bound");
+        let stop = CancellationToken::new();
+        Member { admin, stop: stop.clone(), task: tokio::spawn(consumer::run(config, listener, stop)) }
+    }
+
+    /// A consumer as a process of its own, which can be killed.
+    pub async fn spawn(&self, group: &str, extra: &[&str]) -> Process {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let admin = listener.local_addr().expect("bound");
+        drop(listener);
+        let child = Command::new(env!("CARGO_BIN_EXE_consumer"))
+            .args(&self.flags(group, extra)[1..])
+            .arg(format!("--admin-addr={admin}"))
+            .env("LOG", "warn")
+            .spawn()
+            .expect("the consumer starts");
+        Process { admin, child }
+    }
+
+    /// Every record of `topic`, partition by partition.
+    pub fn dump(&self, topic: &str) -> Vec<OwnedMessage> {
+        let reader: BaseConsumer = client().create().expect("reader");
+        let metadata = reader.fetch_metadata(Some(topic), ANSWER_TIMEOUT).expect(UNREACHABLE);
+        let mut records = Vec::new();
+        for partition in metadata.topics()[0].partitions() {
+            let (low, high) = reader.fetch_watermarks(topic, partition.id(), ANSWER_TIMEOUT).expect("watermarks");
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(topic, partition.id(), Offset::Offset(low)).expect("valid offset");
+            reader.assign(&list).expect("assigned");
+            let mut next = low;
+            while next < high {
+                let message = reader.poll(ANSWER_TIMEOUT).expect("a record before the watermark").expect("readable");
+                next = message.offset() + 1;
+                records.push(message.detach());
+            }
+        }
+        records
+    }
+
+    pub fn dead_letters(&self) -> Vec<OwnedMessage> {
+        self.dump(&self.dead_letter_topic)
+    }
+
+    /// Records of the topic that `group` has not committed, over all partitions.
+    pub fn lag(&self, group: &str) -> i64 {
+        let reader: BaseConsumer = client().set("group.id", self.group(group)).create().expect("reader");
+        let metadata = reader.fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT).expect(UNREACHABLE);
+        let mut list = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            list.add_partition(&self.topic, partition.id());
+        }
+        let committed = reader.committed_offsets(list, ANSWER_TIMEOUT).expect("committed offsets");
+        let lags = committed.elements().into_iter().map(|element| {
+            let (low, high) = reader.fetch_watermarks(&self.topic, element.partition(), ANSWER_TIMEOUT).expect("watermarks");
+            high - element.offset().to_raw().filter(|offset| *offset >= 0).unwrap_or(low)
+        });
+        lags.sum()
+    }
+
+    pub async fn lag_is_zero(&self, group: &str) {
+        eventually("the group's lag is zero", async || (self.lag(group) == 0).then_some(())).await;
+    }
+}
+
+/// A consumer in this process.
+pub struct Member {
+    admin: SocketAddr,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), RunError>>,
+}
+
+impl Member {
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.expect("no panic").expect("a clean end");
+    }
+
+    pub async fn metric(&self, name: &str) -> f64 {
+        metric(self.admin, name).await
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        is_ready(self.admin).await
+    }
+
+    pub async fn has_partitions(&self, count: f64) {
+        has_partitions(self.admin, count).await;
+    }
+}
+
+/// A consumer as a process of its own.
+pub struct Process {
+    admin: SocketAddr,
+    child: Child,
+}
+
+impl Process {
+    /// SIGKILL: no drain, no commit, no goodbye.
+    pub fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("reaped");
+    }
+
+    pub async fn has_partitions(&self, count: f64) {
+        has_partitions(self.admin, count).await;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already dead where the test went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn get(admin: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let response = reqwest::get(format!("http://{admin}{path}")).await.ok()?;
+    Some((response.status().as_u16(), response.text().await.ok()?))
+}
+
+async fn is_ready(admin: SocketAddr) -> bool {
+    get(admin, "/readyz").await.is_some_and(|(status, _)| status == 200)
+}
+
+/// The sum of a metric's samples; 0 where it has none.
+async fn metric(admin: SocketAddr, name: &str) -> f64 {
+    let (_, text) = get(admin, "/metrics").await.unwrap_or_default();
+    let prefix = format!("orderflow_consumer_{name}");
+    let samples = text.lines().filter(|line| {
+        line.strip_prefix(&prefix).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
+    });
+    samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+async fn has_partitions(admin: SocketAddr, count: f64) {
+    let what = format!("a member has {count} partitions");
+    eventually(&what, async || (metric(admin, "assigned_partitions").await == count).then_some(())).await;
+}
+
+/// Waits until `look` finds something.
+pub async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begin.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+pub fn order_created() -> OrderEvent {
+    OrderEvent {
+        event_id: Uuid::now_v7(),
+        order_id: OrderId::generate(),
+        version: 1,
+        event_type: EventType::OrderCreated,
+        occurred_at: jiff::Timestamp::now(),
+        order: OrderSnapshot {
+            user_id: "u1".to_owned(),
+            status: OrderStatus::Pending,
+            items: Vec::new(),
+            coupon_code: None,
+            currency: "EUR".to_owned(),
+            subtotal_minor: 0,
+            discount_minor: 0,
+            total_minor: 0,
+        },
+    }
+}
+
+pub fn headers_of(event: &OrderEvent) -> OwnedHeaders {
+    let encoded = event.encode().expect("encodes");
+    encoded
+        .headers
+        .iter()
+        .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+}

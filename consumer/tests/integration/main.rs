@@ -1,0 +1,9 @@
+//! The consumer against a real Kafka, a real PostgreSQL and a data platform that does as it is told.
+
+mod harness;
+mod platform;
+mod delivery;
+mod members;
+mod poison;
+mod outages;
+mod guarantees;
