@@ -1,0 +1,129 @@
+//! Settings of the service, from flags or environment; each field's doc names its unit and default.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use runtime::kafka::{KafkaArgs, Secret};
+
+/// Everything the service is told from outside.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// The public API.
+    #[command(flatten)]
+    pub http: HttpConfig,
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseConfig,
+    /// Kafka's address.
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    /// The relay from the outbox to Kafka.
+    #[command(flatten)]
+    pub relay: RelayConfig,
+    /// ISO 4217 code of the currency of all prices (CURRENCY, default EUR).
+    #[arg(long, env = "CURRENCY", default_value = "EUR", value_parser = parse_currency)]
+    pub currency: String,
+    /// Seconds from the stop signal to the end of the process (default 25, below Kubernetes' 30).
+    #[arg(long, env = "SHUTDOWN_GRACE_SECONDS", default_value = "25", value_parser = seconds)]
+    pub shutdown_grace: Duration,
+}
+
+/// Where the service listens.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ListenConfig {
+    /// Address of the public API (HTTP_ADDR, default 0.0.0.0:8080).
+    #[arg(long, env = "HTTP_ADDR", default_value = "0.0.0.0:8080")]
+    pub http_addr: SocketAddr,
+    /// Address of the admin server (ADMIN_ADDR, default 0.0.0.0:9090).
+    #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9090")]
+    pub admin_addr: SocketAddr,
+}
+
+/// Bounds of the public API.
+#[derive(Clone, Debug, clap::Args)]
+pub struct HttpConfig {
+    /// Seconds a request may take before it is answered with 504 (HTTP_TIMEOUT_SECONDS, default 10).
+    #[arg(long, env = "HTTP_TIMEOUT_SECONDS", default_value = "10", value_parser = seconds)]
+    pub http_timeout: Duration,
+    /// Requests served at once; one more is answered with 503 (HTTP_MAX_CONCURRENT, default 256: sixteen for each
+    /// database connection, which at a few milliseconds per order is well below the wait for a connection).
+    #[arg(long, env = "HTTP_MAX_CONCURRENT", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub http_max_concurrent: u32,
+}
+
+/// How the database is reached.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DatabaseConfig {
+    /// `postgres://…`; give it through the environment, not as a flag.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Secret,
+    /// Connections for requests (DATABASE_MAX_CONNECTIONS, default 16); the relay has two more of its own.
+    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    pub database_max_connections: u32,
+    /// Seconds a request waits for a connection before it is answered with 503 (DATABASE_ACQUIRE_TIMEOUT_SECONDS,
+    /// default 2).
+    #[arg(long, env = "DATABASE_ACQUIRE_TIMEOUT_SECONDS", default_value = "2", value_parser = seconds)]
+    pub database_acquire_timeout: Duration,
+}
+
+/// How events travel from the outbox to Kafka.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RelayConfig {
+    /// Topic of the order events.
+    #[arg(long, env = "TOPIC")]
+    pub topic: String,
+    /// This replica's name among its peers (POD_NAME, default a random UUID).
+    #[arg(long, env = "POD_NAME", default_value_t = uuid::Uuid::new_v4().to_string())]
+    pub pod_name: String,
+    /// Seconds a shard's lease lasts without renewal (RELAY_LEASE_SECONDS, default 10): how long a shard rests after
+    /// its leader died. Renewed three times within it.
+    #[arg(long, env = "RELAY_LEASE_SECONDS", default_value = "10", value_parser = seconds)]
+    pub relay_lease: Duration,
+    /// Events read in one round (RELAY_BATCH, default 1000: reads and deletes are at their full rate from there on).
+    #[arg(long, env = "RELAY_BATCH", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub relay_batch: u32,
+    /// Events sent and not yet acknowledged and deleted (RELAY_MAX_IN_FLIGHT, default 4000: four rounds, so that the
+    /// broker always has work).
+    #[arg(long, env = "RELAY_MAX_IN_FLIGHT", default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub relay_max_in_flight: u32,
+    /// Seconds without any acknowledgement after which a relay with events in flight starts anew, and lets its shards
+    /// go if it can't reach Kafka (RELAY_STALL_SECONDS, default 120: brokers restart faster).
+    #[arg(long, env = "RELAY_STALL_SECONDS", default_value = "120", value_parser = seconds)]
+    pub relay_stall: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(count @ 1..=86_400) => Ok(Duration::from_secs(u64::from(count))),
+        _ => Err("must be a whole number of seconds between 1 and 86400".to_owned()),
+    }
+}
+
+fn parse_currency(text: &str) -> Result<String, String> {
+    if text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be an ISO 4217 code: three capital letters".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_seconds_is_whole_positive_and_bounded() {
+        assert_eq!(seconds("25"), Ok(Duration::from_secs(25)));
+        for bad in ["0", "-1", "1.5", "86401", "", "ten"] {
+            assert!(seconds(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_currency_is_three_capital_letters() {
+        assert!(parse_currency("EUR").is_ok());
+        for bad in ["eur", "EURO", "", "€"] {
+            assert!(parse_currency(bad).is_err(), "{bad:?}");
+        }
+    }
+}

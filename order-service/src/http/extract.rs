@@ -1,0 +1,148 @@
+//! From the parts of a request to values, with a problem for each way in which they may be wrong.
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use order_events::OrderId;
+use serde::de::DeserializeOwned;
+
+use super::problem::ApiError;
+use crate::store::orders::Expected;
+
+/// The body as JSON of exactly the type's fields.
+#[derive(Clone, Debug)]
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Self(body)),
+            Err(JsonRejection::MissingJsonContentType(_)) => Err(ApiError::ContentType),
+            Err(JsonRejection::JsonDataError(error)) => Err(ApiError::Shape(error.body_text())),
+            Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(ApiError::BodyTooLarge),
+            Err(error) => Err(ApiError::Malformed(error.body_text())),
+        }
+    }
+}
+
+/// The order id in the path.
+#[derive(Clone, Copy, Debug)]
+pub struct OrderPath(pub OrderId);
+
+impl<S: Send + Sync> FromRequestParts<S> for OrderPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let PathText(text) = PathText::from_request_parts(parts, state).await?;
+        let id = text.parse().map_err(|_| ApiError::BadParameter("the order id in the path must be a UUID".to_owned()))?;
+        Ok(Self(id))
+    }
+}
+
+/// The one variable segment of the path, as text.
+#[derive(Clone, Debug)]
+pub struct PathText(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathText {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|error| ApiError::BadParameter(error.body_text()))?;
+        Ok(Self(text))
+    }
+}
+
+/// The query, of exactly the type's fields.
+#[derive(Clone, Debug)]
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Query(params) = Query::<T>::from_request_parts(parts, state)
+            .await
+            .map_err(|error| ApiError::BadParameter(error.body_text()))?;
+        Ok(Self(params))
+    }
+}
+
+/// The versions that `If-Match` names; without the header, any.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IfMatch(pub Expected);
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let mut versions = Vec::new();
+        let mut headers = parts.headers.get_all(header::IF_MATCH).iter().peekable();
+        if headers.peek().is_none() {
+            return Ok(Self(Expected::Any));
+        }
+        for value in headers {
+            let text = value.to_str().map_err(|_| malformed_if_match())?.trim();
+            if text == "*" {
+                return Ok(Self(Expected::Any));
+            }
+            for tag in text.split(',') {
+                versions.push(parse_tag(tag.trim()).ok_or_else(malformed_if_match)?);
+            }
+        }
+        Ok(Self(Expected::OneOf(versions)))
+    }
+}
+
+/// The version in an entity tag of ours. A tag of another form is well-formed but names no version of ours: it is 0,
+/// which no order has, and so is a weak tag, since `If-Match` compares strongly (RFC 9110, 13.1.1).
+fn parse_tag(tag: &str) -> Option<i64> {
+    let (weak, opaque) = match tag.strip_prefix("W/") {
+        Some(rest) => (true, rest),
+        None => (false, tag),
+    };
+    let text = opaque.strip_prefix('"')?.strip_suffix('"')?;
+    if text.contains('"') {
+        return None;
+    }
+    Some(if weak { 0 } else { text.parse().unwrap_or(0) })
+}
+
+fn malformed_if_match() -> ApiError {
+    ApiError::BadParameter("If-Match must be * or a list of entity tags such as \"1\"".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http;
+
+    use super::*;
+
+    async fn if_match(values: &[&str]) -> Option<Expected> {
+        let mut request = http::Request::builder();
+        for value in values {
+            request = request.header(header::IF_MATCH, *value);
+        }
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        IfMatch::from_request_parts(&mut parts, &()).await.ok().map(|IfMatch(expected)| expected)
+    }
+
+    #[tokio::test]
+    async fn if_match_names_versions_by_strong_tags() {
+        let one_of = |versions: &[i64]| Some(Expected::OneOf(versions.to_vec()));
+        assert_eq!(if_match(&[]).await, Some(Expected::Any));
+        assert_eq!(if_match(&["*"]).await, Some(Expected::Any));
+        assert_eq!(if_match(&["\"1\""]).await, one_of(&[1]));
+        assert_eq!(if_match(&["\"1\", \"2\"", "\"3\""]).await, one_of(&[1, 2, 3]));
+        assert_eq!(if_match(&["W/\"1\""]).await, one_of(&[0]));
+        assert_eq!(if_match(&["\"another\""]).await, one_of(&[0]));
+        for malformed in ["1", "\"1", "", "\"1\"\"2\""] {
+            assert_eq!(if_match(&[malformed]).await, None, "{malformed}");
+        }
+    }
+}

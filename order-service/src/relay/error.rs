@@ -1,0 +1,89 @@
+//! Why the relay had to stop for a moment.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use rdkafka::error::KafkaError;
+
+use crate::store::DatabaseError;
+
+/// Longest wait for one statement, connection included: a server that vanished without a word must not stop the loop.
+const STATEMENT_DEADLINE: Duration = Duration::from_secs(12);
+
+/// A failure of the relay. Each is retried; none loses an event.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The database failed; the producer goes on with what it has.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// No producer can be made of the settings.
+    #[error("failed to create the producer")]
+    Connect(#[source] KafkaError),
+    /// The topic's metadata can't be had.
+    #[error("failed to read the metadata of the topic")]
+    Metadata(#[source] KafkaError),
+    /// The topic has fewer partitions than its keys were mapped by: someone made it anew, or the record is wrong.
+    #[error("topic {topic} has {actual} partitions, recorded are {recorded}; give it back its partitions, or correct topic_partitions once every group has read all of it")]
+    Shrunk {
+        /// The topic.
+        topic: String,
+        /// Partitions it has.
+        actual: i32,
+        /// Partitions by which keys are mapped.
+        recorded: i32,
+    },
+    /// The producer does not take an event.
+    #[error("failed to hand outbox row {id} to the producer")]
+    Produce {
+        /// The row.
+        id: i64,
+        /// What librdkafka says.
+        #[source]
+        source: KafkaError,
+    },
+    /// The broker does not take an event.
+    #[error("failed to deliver outbox row {id}")]
+    Deliver {
+        /// The row.
+        id: i64,
+        /// What librdkafka says.
+        #[source]
+        source: KafkaError,
+    },
+    /// The producer failed for good.
+    #[error("the producer failed for good: {0}")]
+    Fatal(String),
+    /// Nothing was acknowledged for long.
+    #[error("failed to get an acknowledgement for {0:?}")]
+    Stalled(Duration),
+}
+
+impl RelayError {
+    /// A word for the metric.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Database(_) => "database",
+            Self::Connect(_) => "connect",
+            Self::Metadata(_) => "metadata",
+            Self::Shrunk { .. } => "topic-shrunk",
+            Self::Produce { .. } => "produce",
+            Self::Deliver { .. } => "deliver",
+            Self::Fatal(_) => "producer-fatal",
+            Self::Stalled(_) => "stalled",
+        }
+    }
+}
+
+/// Runs one statement within a deadline. A statement that is given up may have taken effect: every statement of the
+/// relay can be repeated.
+pub(super) async fn bounded<T>(
+    step: &'static str,
+    statement: impl Future<Output = sqlx::Result<T>>,
+) -> Result<T, DatabaseError> {
+    tokio::time::timeout(STATEMENT_DEADLINE, statement)
+        .await
+        .unwrap_or_else(|_| Err(sqlx::Error::Io(io::Error::from(io::ErrorKind::TimedOut))))
+        .map_err(DatabaseError::during(step))
+}

@@ -1,0 +1,207 @@
+//! Which shards this replica leads: lease rows on the database's clock, a fair share of them per live replica.
+//!
+//! A lease keeps two replicas from doing the same work; correctness does not hang on it (see [`super`]).
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use sqlx::PgPool;
+
+use super::error::bounded;
+use crate::store::DatabaseError;
+use crate::store::outbox::SHARDS;
+
+/// Renewals within one lease: two may fail before it ends.
+const RENEWALS_PER_LEASE: u32 = 3;
+/// How long a silent member's row is kept for people to look at, in seconds.
+const MEMBER_RETENTION_SECONDS: f64 = 3600.0;
+
+/// The leases of one replica.
+#[derive(Debug)]
+pub struct Leases {
+    owner: String,
+    ttl: Duration,
+    held: BTreeSet<i16>,
+    /// Held, but to be let go once nothing of them is in flight.
+    surplus: BTreeSet<i16>,
+    /// Until when the leases last at least, by this process's monotonic clock.
+    valid_until: Instant,
+    next_renewal: Instant,
+}
+
+impl Leases {
+    /// No leases yet; the first [`keep`](Self::keep) asks for some.
+    #[must_use]
+    pub fn new(owner: String, ttl: Duration) -> Self {
+        let now = Instant::now();
+        let (held, surplus) = (BTreeSet::new(), BTreeSet::new());
+        Self { owner, ttl, held, surplus, valid_until: now, next_renewal: now }
+    }
+
+    /// Shards to read from now: led, not to be let go, and surely still ours.
+    #[must_use]
+    pub fn readable(&self) -> Vec<i16> {
+        if Instant::now() >= self.valid_until {
+            return Vec::new();
+        }
+        self.held.difference(&self.surplus).copied().collect()
+    }
+
+    /// How many shards are led.
+    #[must_use]
+    pub fn led(&self) -> i64 {
+        i64::try_from(self.held.len()).unwrap_or(i64::MAX)
+    }
+
+    /// When a renewal is due: says that this replica lives, renews what it leads, lets go what is above its share and
+    /// idle (`busy` says which shards are not), and takes free shards up to its share.
+    ///
+    /// # Errors
+    /// When the database fails; leases then run out by themselves.
+    pub async fn keep(&mut self, pool: &PgPool, busy: impl Fn(i16) -> bool) -> Result<(), DatabaseError> {
+        // Before asking: the lease on the database's clock starts later, so ours ends first.
+        let asked = Instant::now();
+        if asked < self.next_renewal {
+            return Ok(());
+        }
+        let members = self.announce(pool).await?;
+        let before = std::mem::take(&mut self.held);
+        self.held = self.renew(pool).await?;
+        let share = fair_share(&members, &self.owner);
+
+        self.surplus = surplus(&self.held, share);
+        let idle: Vec<i16> = self.surplus.iter().copied().filter(|shard| !busy(*shard)).collect();
+        if !idle.is_empty() {
+            self.release(pool, &idle).await?;
+        }
+        if self.held.len() < share {
+            let taken = self.take(pool, share - self.held.len()).await?;
+            self.held.extend(taken);
+        }
+        if self.held != before {
+            tracing::info!(owner = self.owner, shards = ?self.held, members = members.len(), "shards led");
+        }
+        self.valid_until = asked + self.ttl;
+        self.next_renewal = asked + self.ttl / RENEWALS_PER_LEASE;
+        Ok(())
+    }
+
+    /// Lets every shard go and leaves the members.
+    ///
+    /// # Errors
+    /// When the database fails; the leases then run out by themselves.
+    pub async fn release_all(&mut self, pool: &PgPool) -> Result<(), DatabaseError> {
+        self.held.clear();
+        bounded("leave the relay", async {
+            sqlx::query("update relay_leases set owner = null, expires_at = null where owner = $1")
+                .bind(&self.owner)
+                .execute(pool)
+                .await?;
+            sqlx::query("delete from relay_members where owner = $1").bind(&self.owner).execute(pool).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn announce(&self, pool: &PgPool) -> Result<Vec<String>, DatabaseError> {
+        bounded("announce this replica", async {
+            sqlx::query(
+                "insert into relay_members (owner, expires_at)
+                 values ($1, clock_timestamp() + make_interval(secs => $2))
+                 on conflict (owner) do update set expires_at = excluded.expires_at",
+            )
+            .bind(&self.owner)
+            .bind(self.ttl.as_secs_f64())
+            .execute(pool)
+            .await?;
+            sqlx::query("delete from relay_members where expires_at < clock_timestamp() - make_interval(secs => $1)")
+                .bind(MEMBER_RETENTION_SECONDS)
+                .execute(pool)
+                .await?;
+            sqlx::query_scalar("select owner from relay_members where expires_at > clock_timestamp()")
+                .fetch_all(pool)
+                .await
+        })
+        .await
+    }
+
+    async fn renew(&self, pool: &PgPool) -> Result<BTreeSet<i16>, DatabaseError> {
+        let statement = sqlx::query_scalar(
+            "update relay_leases set expires_at = clock_timestamp() + make_interval(secs => $2)
+             where owner = $1 returning shard",
+        );
+        let shards: Vec<i16> =
+            bounded("renew leases", statement.bind(&self.owner).bind(self.ttl.as_secs_f64()).fetch_all(pool)).await?;
+        Ok(shards.into_iter().collect())
+    }
+
+    async fn release(&mut self, pool: &PgPool, shards: &[i16]) -> Result<(), DatabaseError> {
+        let statement = sqlx::query(
+            "update relay_leases set owner = null, expires_at = null where owner = $1 and shard = any($2)",
+        );
+        bounded("let shards go", statement.bind(&self.owner).bind(shards).execute(pool)).await?;
+        for shard in shards {
+            self.held.remove(shard);
+            self.surplus.remove(shard);
+        }
+        Ok(())
+    }
+
+    async fn take(&self, pool: &PgPool, count: usize) -> Result<Vec<i16>, DatabaseError> {
+        let statement = sqlx::query_scalar(
+            "update relay_leases set owner = $1, expires_at = clock_timestamp() + make_interval(secs => $2)
+             where shard in (select shard from relay_leases where owner is null or expires_at < clock_timestamp()
+                             order by shard limit $3 for update skip locked)
+             returning shard",
+        )
+        .bind(&self.owner)
+        .bind(self.ttl.as_secs_f64())
+        .bind(i64::try_from(count).unwrap_or(i64::MAX));
+        bounded("take shards", statement.fetch_all(pool)).await
+    }
+}
+
+/// How many shards `owner` should lead: an even split, the remainder to the first names. All shares add up to all
+/// shards, whoever computes them from the same members.
+fn fair_share(members: &[String], owner: &str) -> usize {
+    let others_before = members.iter().filter(|member| member.as_str() < owner).count();
+    // This replica counts even if the database's clock says that its own announcement is over already.
+    let count = members.len().max(1);
+    let shards = usize::from(SHARDS);
+    shards / count + usize::from(others_before < shards % count)
+}
+
+/// The shards beyond the first `share` of those held.
+fn surplus(held: &BTreeSet<i16>, share: usize) -> BTreeSet<i16> {
+    held.iter().copied().skip(share).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn shares_are_even_and_cover_every_shard(names in prop::collection::btree_set("[a-z]{1,6}", 1..40)) {
+            let members: Vec<String> = names.into_iter().collect();
+            let shares: Vec<usize> = members.iter().map(|member| fair_share(&members, member)).collect();
+            prop_assert_eq!(shares.iter().sum::<usize>(), usize::from(SHARDS));
+            let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+            prop_assert!(most - least <= 1);
+        }
+    }
+
+    #[test]
+    fn what_is_held_beyond_the_share_is_surplus() {
+        let held: BTreeSet<i16> = (0..16).collect();
+        assert_eq!(surplus(&held, 8), (8..16).collect());
+        assert!(surplus(&held, 16).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_readable_before_a_lease_is_had() {
+        assert!(Leases::new("a".to_owned(), Duration::from_secs(10)).readable().is_empty());
+    }
+}

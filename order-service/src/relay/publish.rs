@@ -1,0 +1,227 @@
+//! Hands rows to one idempotent producer, in order, and collects what becomes of them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use order_events::partition_for;
+use rdkafka::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode;
+use runtime::kafka::KafkaConnection;
+use tokio::sync::Notify;
+
+use super::error::RelayError;
+use super::in_flight::{Delivery, InFlight, RowId};
+use super::read::OutboxRow;
+use crate::config::RelayConfig;
+
+/// Milliseconds a batch waits for company: under load a round fills batches by itself, alone an event waits no longer.
+const LINGER_MILLIS: &str = "2";
+/// Longest pause between attempts to reach a broker: one that is back is noticed within this.
+const RECONNECT_MAX_MILLIS: &str = "2000";
+/// Memory for unsent events in librdkafka, in KiB; beyond it a round ends early.
+const QUEUE_KBYTES: &str = "131072";
+
+/// A producer and what came of its events. Dropped when it fails: everything unacknowledged is then sent anew.
+pub struct Publisher {
+    producer: Option<Arc<RelayProducer>>,
+    reports: Arc<Reports>,
+    topic: String,
+    stall: Duration,
+}
+
+type RelayProducer = ThreadedProducer<ReportTo>;
+
+/// What the producer's thread tells the relay.
+#[derive(Debug)]
+struct Reports {
+    inner: Mutex<Inner>,
+    arrived: Notify,
+    unreachable: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    deliveries: Vec<Delivery>,
+    fatal: Option<String>,
+    last_progress: Instant,
+}
+
+/// What came of handing rows over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sent {
+    /// The producer's queue was full; the rows from there on were left for a later read.
+    pub queue_full: bool,
+}
+
+impl Publisher {
+    /// A producer for the topic of `config`.
+    ///
+    /// # Errors
+    /// When librdkafka refuses the settings. An unreachable cluster is no error: events wait.
+    pub fn connect(kafka: &KafkaConnection, config: &RelayConfig) -> Result<Self, RelayError> {
+        let reports = Arc::new(Reports {
+            inner: Mutex::new(Inner { deliveries: Vec::new(), fatal: None, last_progress: Instant::now() }),
+            arrived: Notify::new(),
+            unreachable: AtomicBool::new(false),
+        });
+        let mut settings = kafka.client_config(&format!("order-service-relay-{}", config.pod_name));
+        settings
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            // Whatever makes an event undeliverable stops the producer before a later event of its order passes it.
+            .set("enable.gapless.guarantee", "true")
+            // Never give up on an event: a timed-out one would leave a gap that later ones pass through.
+            .set("message.timeout.ms", "0")
+            .set("compression.type", "lz4")
+            .set("linger.ms", LINGER_MILLIS)
+            .set("reconnect.backoff.max.ms", RECONNECT_MAX_MILLIS)
+            .set("queue.buffering.max.messages", config.relay_max_in_flight.max(1).to_string())
+            .set("queue.buffering.max.kbytes", QUEUE_KBYTES);
+        let producer =
+            RelayProducer::from_config_and_context(&settings, ReportTo(reports.clone())).map_err(RelayError::Connect)?;
+        let (topic, stall) = (config.topic.clone(), config.relay_stall);
+        Ok(Self { producer: Some(Arc::new(producer)), reports, topic, stall })
+    }
+
+    /// Hands the rows over in their order, each to the partition that its key maps to among `partitions`.
+    ///
+    /// # Errors
+    /// When the producer does not take a row; it and those after it are not in flight then.
+    pub fn publish(
+        &self,
+        rows: Vec<OutboxRow>,
+        partitions: i32,
+        in_flight: &mut InFlight,
+    ) -> Result<Sent, RelayError> {
+        if !in_flight.awaits_broker() {
+            self.reports.lock().last_progress = Instant::now();
+        }
+        let producer = self.producer();
+        for OutboxRow { row, order_id, headers, payload } in rows {
+            let key = order_id.to_string();
+            let record = BaseRecord::with_opaque_to(&self.topic, Box::new(row))
+                .key(&key)
+                .partition(partition_for(key.as_bytes(), partitions))
+                .headers(owned_headers(&headers))
+                .payload(&payload);
+            match producer.send(record) {
+                Ok(()) => in_flight.sent(row),
+                // Not one row further: a later row may be of the same order.
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                    return Ok(Sent { queue_full: true });
+                }
+                Err((source, _)) => return Err(RelayError::Produce { id: row.id, source }),
+            }
+        }
+        Ok(Sent { queue_full: false })
+    }
+
+    /// What became of rows since the last call.
+    pub fn take_deliveries(&self) -> Vec<Delivery> {
+        std::mem::take(&mut self.reports.lock().deliveries)
+    }
+
+    /// Resolves once there are deliveries to take.
+    pub async fn delivered(&self) {
+        self.reports.arrived.notified().await;
+    }
+
+    /// Whether the producer can go on.
+    ///
+    /// # Errors
+    /// [`RelayError::Fatal`], or [`RelayError::Stalled`] when rows wait for the broker and nothing was acknowledged for
+    /// long.
+    pub fn check(&self, in_flight: &InFlight) -> Result<(), RelayError> {
+        let inner = self.reports.lock();
+        if let Some(reason) = &inner.fatal {
+            return Err(RelayError::Fatal(reason.clone()));
+        }
+        if in_flight.awaits_broker() && inner.last_progress.elapsed() > self.stall {
+            return Err(RelayError::Stalled(self.stall));
+        }
+        Ok(())
+    }
+
+    /// The producer, for its metadata.
+    pub(super) fn producer(&self) -> Arc<RelayProducer> {
+        self.producer.clone().expect("the producer is taken only by drop")
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        // Joining librdkafka's threads takes up to half a second: not on a thread that serves requests.
+        if let Some(producer) = self.producer.take() {
+            let dropping = thread::Builder::new().name("relay-producer-drop".to_owned());
+            if let Err(error) = dropping.spawn(move || drop(producer)) {
+                tracing::debug!(%error, "dropped the producer on this thread");
+            }
+        }
+    }
+}
+
+fn owned_headers(headers: &[(String, String)]) -> OwnedHeaders {
+    headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |owned, (key, value)| {
+        owned.insert(Header { key, value: Some(value) })
+    })
+}
+
+impl Reports {
+    // Plain data: a panic elsewhere can't leave it half-written.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// librdkafka's callbacks.
+#[derive(Debug)]
+pub(super) struct ReportTo(Arc<Reports>);
+
+impl ClientContext for ReportTo {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // One line per attempt to connect is too many for a log that people read; what matters arrives in `error`.
+        tracing::debug!(facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let Self(reports) = self;
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Fatal) => {
+                reports.lock().fatal = Some(reason.to_owned());
+                reports.arrived.notify_one();
+            }
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                if !reports.unreachable.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(reason, "Kafka is unreachable; events wait in the outbox");
+                }
+            }
+            _ => tracing::debug!(reason, "librdkafka"),
+        }
+    }
+}
+
+impl ProducerContext for ReportTo {
+    type DeliveryOpaque = Box<RowId>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, row: Box<RowId>) {
+        let Self(reports) = self;
+        let outcome = match result {
+            Ok(_) => Ok(()),
+            Err((error, _)) => Err(error.clone()),
+        };
+        if outcome.is_ok() && reports.unreachable.swap(false, Ordering::Relaxed) {
+            tracing::info!("Kafka is back");
+        }
+        let mut inner = reports.lock();
+        inner.last_progress = Instant::now();
+        inner.deliveries.push(Delivery { row: *row, outcome });
+        drop(inner);
+        reports.arrived.notify_one();
+    }
+}

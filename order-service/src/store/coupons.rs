@@ -1,0 +1,54 @@
+//! Coupons: used by an order, given back by a cancellation. Never used more often than allowed.
+
+use sqlx::PgConnection;
+
+use super::error::{DatabaseError, PlaceError};
+use crate::domain::{CouponCode, CouponTerms};
+
+/// Columns of a coupon's terms, as they are stored: exactly one of them is set.
+pub(super) type StoredTerms = (Option<i16>, Option<i64>);
+
+/// Uses the coupon once and answers its terms.
+///
+/// # Errors
+/// [`PlaceError::UnknownCoupon`] or [`PlaceError::CouponExhausted`].
+pub async fn redeem(connection: &mut PgConnection, code: &CouponCode) -> Result<CouponTerms, PlaceError> {
+    let terms: Option<StoredTerms> = sqlx::query_as(
+        "update coupons set used = used + 1 where code = $1 and used < max_uses
+         returning percent_off, amount_off_minor",
+    )
+    .bind(code.as_str())
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(DatabaseError::during("use coupon"))?;
+    if let Some(terms) = terms {
+        return Ok(self::terms(terms));
+    }
+    let exists: bool = sqlx::query_scalar("select exists (select from coupons where code = $1)")
+        .bind(code.as_str())
+        .fetch_one(connection)
+        .await
+        .map_err(DatabaseError::during("look for coupon"))?;
+    Err(if exists { PlaceError::CouponExhausted(code.clone()) } else { PlaceError::UnknownCoupon(code.clone()) })
+}
+
+/// Gives one use of the coupon back.
+///
+/// # Errors
+/// When the database fails.
+pub async fn give_back(connection: &mut PgConnection, code: &str) -> Result<(), DatabaseError> {
+    sqlx::query("update coupons set used = used - 1 where code = $1 and used > 0")
+        .bind(code)
+        .execute(connection)
+        .await
+        .map_err(DatabaseError::during("give coupon back"))?;
+    Ok(())
+}
+
+/// The terms that the columns state; the table's checks keep them within their ranges.
+pub(super) fn terms((percent_off, amount_off_minor): StoredTerms) -> CouponTerms {
+    match percent_off {
+        Some(percent) => CouponTerms::PercentOff(u8::try_from(percent).unwrap_or_default()),
+        None => CouponTerms::AmountOff(amount_off_minor.unwrap_or_default()),
+    }
+}

@@ -1,0 +1,85 @@
+//! Connections to the database, and its schema.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use runtime::health::Health;
+use runtime::kafka::Secret;
+use sqlx::migrate::MigrateError;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
+
+/// Longest run of one statement on the server. Far above any statement here; it ends what a lost client left behind.
+const STATEMENT_TIMEOUT: &str = "10s";
+/// Longest pause within a transaction: a client that vanished must not hold its row locks.
+const IDLE_IN_TRANSACTION_TIMEOUT: &str = "15s";
+/// First pause between attempts to reach the database at start.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+/// Longest pause between attempts: a database that is back is noticed within this.
+const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Longest wait for one connection at start: an address that swallows packets must not stop the retries.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Name of the readiness condition that the database meets.
+pub const CONDITION: &str = "database";
+
+/// How connections are made.
+///
+/// # Errors
+/// When the URL does not parse. The URL itself is not in the message: it holds a password.
+pub fn connect_options(url: &Secret) -> anyhow::Result<PgConnectOptions> {
+    let options: PgConnectOptions = url.expose().parse().context("failed to parse DATABASE_URL")?;
+    Ok(options
+        .application_name("order-service")
+        .options([
+            ("statement_timeout", STATEMENT_TIMEOUT),
+            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
+        ]))
+}
+
+/// A pool that connects when first asked.
+#[must_use]
+pub fn pool(options: &PgConnectOptions, max_connections: u32, acquire_timeout: Duration) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(acquire_timeout)
+        .connect_lazy_with(options.clone())
+}
+
+/// Brings the schema up to date, waiting for the database as long as it takes. Replicas that start together take
+/// turns under a lock of the database.
+///
+/// # Errors
+/// When the schema is not one that this program can continue from; waiting would not help.
+pub async fn migrate(options: &PgConnectOptions, health: &Health) -> anyhow::Result<()> {
+    // A migration may take longer than any statement of the service.
+    let options = options.clone().options([("statement_timeout", "0")]);
+    let mut pauses = ExponentialBuilder::default()
+        .with_min_delay(FIRST_RETRY)
+        .with_max_delay(LAST_RETRY)
+        .with_jitter()
+        .without_max_times()
+        .build();
+    loop {
+        match migrate_once(&options).await {
+            Ok(()) => return Ok(()),
+            Err(error @ (MigrateError::Execute(_) | MigrateError::ExecuteMigration(..))) => {
+                tracing::warn!(error = %error, "failed to migrate the database; trying again");
+                health.unmet(CONDITION, "waiting for the database");
+            }
+            Err(error) => return Err(error).context("failed to migrate the database"),
+        }
+        tokio::time::sleep(pauses.next().unwrap_or(LAST_RETRY)).await;
+    }
+}
+
+async fn migrate_once(options: &PgConnectOptions) -> Result<(), MigrateError> {
+    let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, options.connect())
+        .await
+        .map_err(|_| MigrateError::Execute(sqlx::Error::PoolTimedOut))??;
+    let mut migrations = sqlx::migrate!("./migrations");
+    // A newer version may have been here and been rolled back: its migrations survive this binary by rule.
+    migrations.set_ignore_missing(true);
+    migrations.run(&mut connection).await?;
+    connection.close().await.map_err(MigrateError::Execute)
+}

@@ -1,0 +1,8 @@
+//! The service against a real PostgreSQL and a real Kafka, each test in a database and a topic of its own.
+
+mod harness;
+mod api;
+mod bad_input;
+mod concurrency;
+mod events;
+mod faults;
