@@ -7,16 +7,17 @@ use crate::harness::{World, eventually, in_world, order_created};
 use crate::platform::{Answer, Platform};
 
 /// Rows of `group` as (partition, offset, event id), in the order of their delivery.
-pub async fn rows(world: &World, group: &str) -> Vec<(i32, i64, String)> {
+pub(crate) async fn rows(world: &World, group: &str) -> Vec<(i32, i64, String)> {
     let pool = world.database().await;
-    let query = r#"SELECT partition, "offset", event_id::text FROM order_events WHERE "group" = $1 ORDER BY seq"#;
+    let query =
+        r#"SELECT partition, "offset", event_id::text FROM order_events WHERE "group" = $1 ORDER BY seq"#;
     // Before the first delivery there is no table.
     let rows = sqlx::query(query).bind(world.group(group)).fetch_all(&pool).await.unwrap_or_default();
     pool.close().await;
     rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
 }
 
-pub async fn until_rows(world: &World, group: &str, count: usize) -> Vec<(i32, i64, String)> {
+pub(crate) async fn until_rows(world: &World, group: &str, count: usize) -> Vec<(i32, i64, String)> {
     eventually(&format!("{group} has {count} rows"), async || {
         let rows = rows(world, group).await;
         (rows.len() >= count).then_some(rows)
@@ -25,7 +26,7 @@ pub async fn until_rows(world: &World, group: &str, count: usize) -> Vec<(i32, i
 }
 
 /// Asserts that `found` are the ids of `events`, each once.
-pub fn assert_each_once(found: impl IntoIterator<Item = String>, events: &[OrderEvent]) {
+pub(crate) fn assert_each_once(found: impl IntoIterator<Item = String>, events: &[OrderEvent]) {
     let mut found: Vec<String> = found.into_iter().collect();
     let mut sent: Vec<String> = events.iter().map(|event| event.event_id.to_string()).collect();
     found.sort();
@@ -107,7 +108,11 @@ async fn an_event_is_posted_with_its_bytes_and_its_attributes() {
             ("ce-subject", event.order_id.to_string()),
             ("ce-orderversion", "1".to_owned()),
         ] {
-            assert_eq!(received.headers.get(name).and_then(|held| held.to_str().ok()), Some(value.as_str()), "{name}");
+            assert_eq!(
+                received.headers.get(name).and_then(|held| held.to_str().ok()),
+                Some(value.as_str()),
+                "{name}"
+            );
         }
         member.stop().await;
     })

@@ -33,7 +33,8 @@ async fn at_most_once_tries_a_failing_sink_a_single_time_and_counts_the_loss() {
         let url = format!("--sink-http-url={}", platform.url());
         let lost = world.send_orders(1, 6).await;
         let member = world.start("platform", &["--sink=http", &url, AT_MOST_ONCE]).await;
-        eventually("the loss is counted", async || (member.metric("lost_total").await == 6.0).then_some(())).await;
+        eventually("the loss is counted", async || (member.metric("lost_total").await == 6.0).then_some(()))
+            .await;
         assert_each_once(platform.keys(), &lost);
         platform.answer(|_| Answer::status(200));
         let mut events = world.send_orders(1, 6).await;

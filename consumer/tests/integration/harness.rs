@@ -25,23 +25,23 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 /// Everything that should happen happens within this; a member's death is noticed after 10 s.
-pub const DEADLINE: Duration = Duration::from_secs(45);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(45);
 /// Large enough for the 2 MB poison.
 const MAX_MESSAGE_BYTES: &str = "4000000";
 const UNREACHABLE: &str = "backend unreachable: run lab/backends up";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One test's own part of the backends.
-pub struct World {
-    pub topic: String,
-    pub dead_letter_topic: String,
-    pub database: String,
-    pub producer: FutureProducer,
+pub(crate) struct World {
+    pub(crate) topic: String,
+    pub(crate) dead_letter_topic: String,
+    pub(crate) database: String,
+    pub(crate) producer: FutureProducer,
     admin: AdminClient<DefaultClientContext>,
 }
 
 /// Runs `test` in a world with a topic of `partitions`, and takes the world down whatever comes of it.
-pub async fn in_world<F: Future<Output = ()>>(partitions: i32, test: impl FnOnce(Arc<World>) -> F) {
+pub(crate) async fn in_world<F: Future<Output = ()>>(partitions: i32, test: impl FnOnce(Arc<World>) -> F) {
     let world = Arc::new(World::made(partitions).await);
     let outcome = AssertUnwindSafe(test(Arc::clone(&world))).catch_unwind().await;
     world.unmake().await;
@@ -91,38 +91,46 @@ impl World {
         self.administer(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database)).await;
     }
 
-    pub async fn create_topic(&self, name: &str, partitions: i32) {
-        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("max.message.bytes", MAX_MESSAGE_BYTES);
-        let options = AdminOptions::new().operation_timeout(Some(ANSWER_TIMEOUT)).request_timeout(Some(ANSWER_TIMEOUT));
+    pub(crate) async fn create_topic(&self, name: &str, partitions: i32) {
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1))
+            .set("max.message.bytes", MAX_MESSAGE_BYTES);
+        let options =
+            AdminOptions::new().operation_timeout(Some(ANSWER_TIMEOUT)).request_timeout(Some(ANSWER_TIMEOUT));
         let created = self.admin.create_topics([&topic], &options).await.expect(UNREACHABLE);
         created.into_iter().for_each(|topic| {
             topic.expect("a topic of one's own");
         });
     }
 
-    pub async fn delete_topic(&self, name: &str) {
+    pub(crate) async fn delete_topic(&self, name: &str) {
         let options = AdminOptions::new().operation_timeout(Some(ANSWER_TIMEOUT));
         self.admin.delete_topics(&[name], &options).await.expect("deleted");
     }
 
     /// Runs one statement outside of the test's database.
-    pub async fn administer(&self, statement: &str) {
+    pub(crate) async fn administer(&self, statement: &str) {
         let mut connection = PgConnection::connect(&admin_database_url()).await.expect(UNREACHABLE);
         connection.execute(sqlx::AssertSqlSafe(statement.to_owned())).await.expect("administered");
     }
 
-    pub fn database_url(&self) -> String {
+    pub(crate) fn database_url(&self) -> String {
         let base = admin_database_url();
         let (server, _database) = base.rsplit_once('/').expect("a URL with a database");
         format!("{server}/{}", self.database)
     }
 
-    pub async fn database(&self) -> PgPool {
+    pub(crate) async fn database(&self) -> PgPool {
         PgPool::connect(&self.database_url()).await.expect(UNREACHABLE)
     }
 
     /// Sends `bytes` as a record of `partition` and returns its offset.
-    pub async fn send(&self, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>, headers: OwnedHeaders) -> i64 {
+    pub(crate) async fn send(
+        &self,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: OwnedHeaders,
+    ) -> i64 {
         let record = FutureRecord::<[u8], [u8]> {
             topic: &self.topic,
             partition: Some(partition),
@@ -135,14 +143,14 @@ impl World {
     }
 
     /// Sends `event` as the relay does.
-    pub async fn send_event(&self, partition: i32, event: &OrderEvent) -> i64 {
+    pub(crate) async fn send_event(&self, partition: i32, event: &OrderEvent) -> i64 {
         let encoded = event.encode().expect("encodes");
         let headers = headers_of(event);
         self.send(partition, Some(encoded.key.as_bytes()), Some(&encoded.payload), headers).await
     }
 
     /// Sends one new order's event to each of `partitions` in turn, `count` in all, and returns them.
-    pub async fn send_orders(&self, partitions: i32, count: i32) -> Vec<OrderEvent> {
+    pub(crate) async fn send_orders(&self, partitions: i32, count: i32) -> Vec<OrderEvent> {
         let events: Vec<OrderEvent> = (0..count).map(|_| order_created()).collect();
         let sent = events.iter().zip(0..).map(|(event, index)| self.send_event(index % partitions, event));
         futures::future::join_all(sent).await;
@@ -150,7 +158,7 @@ impl World {
     }
 
     /// Flags of a consumer in this world; `extra` come last.
-    pub fn flags(&self, group: &str, extra: &[&str]) -> Vec<String> {
+    pub(crate) fn flags(&self, group: &str, extra: &[&str]) -> Vec<String> {
         let base = [
             "consumer".to_owned(),
             format!("--kafka-bootstrap-servers={}", kafka()),
@@ -165,12 +173,12 @@ impl World {
         base.into_iter().chain(extra.iter().map(|flag| (*flag).to_owned())).collect()
     }
 
-    pub fn group(&self, name: &str) -> String {
+    pub(crate) fn group(&self, name: &str) -> String {
         format!("{}-{name}", self.topic)
     }
 
     /// A consumer in this process.
-    pub async fn start(&self, group: &str, extra: &[&str]) -> Member {
+    pub(crate) async fn start(&self, group: &str, extra: &[&str]) -> Member {
         let config = Args::parse_from(self.flags(group, extra)).validate().expect("valid flags");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let admin = listener.local_addr().expect("bound");
@@ -179,7 +187,7 @@ impl World {
     }
 
     /// A consumer as a process of its own, which can be killed.
-    pub async fn spawn(&self, group: &str, extra: &[&str]) -> Process {
+    pub(crate) async fn spawn(&self, group: &str, extra: &[&str]) -> Process {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let admin = listener.local_addr().expect("bound");
         drop(listener);
@@ -193,18 +201,21 @@ impl World {
     }
 
     /// Every record of `topic`, partition by partition.
-    pub fn dump(&self, topic: &str) -> Vec<OwnedMessage> {
-        let reader: BaseConsumer = client().create().expect("reader");
+    pub(crate) fn dump(&self, topic: &str) -> Vec<OwnedMessage> {
+        // librdkafka assigns only within a group; this one commits nothing.
+        let reader: BaseConsumer = client().set("group.id", "it-reader").create().expect("reader");
         let metadata = reader.fetch_metadata(Some(topic), ANSWER_TIMEOUT).expect(UNREACHABLE);
         let mut records = Vec::new();
         for partition in metadata.topics()[0].partitions() {
-            let (low, high) = reader.fetch_watermarks(topic, partition.id(), ANSWER_TIMEOUT).expect("watermarks");
+            let (low, high) =
+                reader.fetch_watermarks(topic, partition.id(), ANSWER_TIMEOUT).expect("watermarks");
             let mut list = TopicPartitionList::new();
             list.add_partition_offset(topic, partition.id(), Offset::Offset(low)).expect("valid offset");
             reader.assign(&list).expect("assigned");
             let mut next = low;
             while next < high {
-                let message = reader.poll(ANSWER_TIMEOUT).expect("a record before the watermark").expect("readable");
+                let message =
+                    reader.poll(ANSWER_TIMEOUT).expect("a record before the watermark").expect("readable");
                 next = message.offset() + 1;
                 records.push(message.detach());
             }
@@ -212,12 +223,12 @@ impl World {
         records
     }
 
-    pub fn dead_letters(&self) -> Vec<OwnedMessage> {
+    pub(crate) fn dead_letters(&self) -> Vec<OwnedMessage> {
         self.dump(&self.dead_letter_topic)
     }
 
     /// Records of the topic that `group` has not committed, over all partitions.
-    pub fn lag(&self, group: &str) -> i64 {
+    pub(crate) fn lag(&self, group: &str) -> i64 {
         let reader: BaseConsumer = client().set("group.id", self.group(group)).create().expect("reader");
         let metadata = reader.fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT).expect(UNREACHABLE);
         let mut list = TopicPartitionList::new();
@@ -226,57 +237,59 @@ impl World {
         }
         let committed = reader.committed_offsets(list, ANSWER_TIMEOUT).expect("committed offsets");
         let lags = committed.elements().into_iter().map(|element| {
-            let (low, high) = reader.fetch_watermarks(&self.topic, element.partition(), ANSWER_TIMEOUT).expect("watermarks");
+            let (low, high) = reader
+                .fetch_watermarks(&self.topic, element.partition(), ANSWER_TIMEOUT)
+                .expect("watermarks");
             high - element.offset().to_raw().filter(|offset| *offset >= 0).unwrap_or(low)
         });
         lags.sum()
     }
 
-    pub async fn lag_is_zero(&self, group: &str) {
+    pub(crate) async fn lag_is_zero(&self, group: &str) {
         eventually("the group's lag is zero", async || (self.lag(group) == 0).then_some(())).await;
     }
 }
 
 /// A consumer in this process.
-pub struct Member {
+pub(crate) struct Member {
     admin: SocketAddr,
     stop: CancellationToken,
     task: JoinHandle<Result<(), RunError>>,
 }
 
 impl Member {
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.task.await.expect("no panic").expect("a clean end");
     }
 
-    pub async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
         metric(self.admin, name).await
     }
 
-    pub async fn is_ready(&self) -> bool {
+    pub(crate) async fn is_ready(&self) -> bool {
         is_ready(self.admin).await
     }
 
-    pub async fn has_partitions(&self, count: f64) {
+    pub(crate) async fn has_partitions(&self, count: f64) {
         has_partitions(self.admin, count).await;
     }
 }
 
 /// A consumer as a process of its own.
-pub struct Process {
+pub(crate) struct Process {
     admin: SocketAddr,
     child: Child,
 }
 
 impl Process {
     /// SIGKILL: no drain, no commit, no goodbye.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("reaped");
     }
 
-    pub async fn has_partitions(&self, count: f64) {
+    pub(crate) async fn has_partitions(&self, count: f64) {
         has_partitions(self.admin, count).await;
     }
 }
@@ -314,7 +327,7 @@ async fn has_partitions(admin: SocketAddr, count: f64) {
 }
 
 /// Waits until `look` finds something.
-pub async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
         if let Some(found) = look().await {
@@ -325,7 +338,7 @@ pub async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
     }
 }
 
-pub fn order_created() -> OrderEvent {
+pub(crate) fn order_created() -> OrderEvent {
     OrderEvent {
         event_id: Uuid::now_v7(),
         order_id: OrderId::generate(),
@@ -345,7 +358,7 @@ pub fn order_created() -> OrderEvent {
     }
 }
 
-pub fn headers_of(event: &OrderEvent) -> OwnedHeaders {
+pub(crate) fn headers_of(event: &OrderEvent) -> OwnedHeaders {
     let encoded = event.encode().expect("encodes");
     encoded
         .headers

@@ -20,7 +20,10 @@ async fn two_members_split_the_partitions_and_one_takes_all_when_the_other_leave
         second.stop().await;
         let left = Instant::now();
         first.has_partitions(4.0).await;
-        assert!(left.elapsed() < Duration::from_secs(8), "well before the session's timeout: it said goodbye");
+        assert!(
+            left.elapsed() < Duration::from_secs(8),
+            "well before the session's timeout: it said goodbye"
+        );
         events.extend(world.send_orders(4, 40).await);
         let rows = until_rows(&world, "platform", events.len()).await;
         assert_each_once(rows.into_iter().map(|row| row.2), &events);

@@ -21,7 +21,8 @@ async fn an_outage_of_the_platform_spends_no_attempt() {
         platform.answer(|_| Answer::status(200));
         world.lag_is_zero("platform").await;
         assert!(world.dead_letters().is_empty());
-        let delivered: std::collections::BTreeSet<String> = platform.keys().into_iter().skip(failed).collect();
+        let delivered: std::collections::BTreeSet<String> =
+            platform.keys().into_iter().skip(failed).collect();
         assert_each_once(delivered, &events);
         member.stop().await;
     })
@@ -63,7 +64,10 @@ async fn a_database_that_is_gone_for_a_while_loses_nothing() {
         })
         .await;
         events.extend(world.send_orders(2, 20).await);
-        eventually("deliveries fail", async || (member.metric("sink_errors_total").await >= 4.0).then_some(())).await;
+        eventually("deliveries fail", async || {
+            (member.metric("sink_errors_total").await >= 4.0).then_some(())
+        })
+        .await;
         world.administer(&format!("ALTER DATABASE {hidden} RENAME TO {name}")).await;
         world.administer(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await;
         let rows = until_rows(&world, "platform", events.len()).await;

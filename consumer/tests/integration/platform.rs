@@ -8,25 +8,25 @@ use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
 /// What the platform was sent.
 #[derive(Clone, Debug)]
-pub struct Received {
-    pub idempotency_key: String,
-    pub body: Vec<u8>,
-    pub headers: wiremock::http::HeaderMap,
+pub(crate) struct Received {
+    pub(crate) idempotency_key: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) headers: wiremock::http::HeaderMap,
 }
 
 /// What it answers: a status, after a while.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer(pub u16, pub Duration);
+pub(crate) struct Answer(pub(crate) u16, pub(crate) Duration);
 
 impl Answer {
-    pub fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self(status, Duration::ZERO)
     }
 }
 
 type Rule = Box<dyn Fn(&Received) -> Answer + Send + Sync>;
 
-pub struct Platform {
+pub(crate) struct Platform {
     server: MockServer,
     state: Arc<State>,
 }
@@ -38,7 +38,7 @@ struct State {
 
 impl Platform {
     /// One that answers every request by `rule`.
-    pub async fn answering(rule: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) async fn answering(rule: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
         let state = Arc::new(State { received: Mutex::default(), rule: Mutex::new(Box::new(rule)) });
         let server = MockServer::start().await;
         Mock::given(any()).respond_with(Recorder(Arc::clone(&state))).mount(&server).await;
@@ -46,20 +46,20 @@ impl Platform {
     }
 
     /// From now on it answers by `rule`.
-    pub fn answer(&self, rule: impl Fn(&Received) -> Answer + Send + Sync + 'static) {
+    pub(crate) fn answer(&self, rule: impl Fn(&Received) -> Answer + Send + Sync + 'static) {
         *self.state.rule.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(rule);
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("{}/events", self.server.uri())
     }
 
-    pub fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<Received> {
         self.state.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Idempotency keys in the order in which they came.
-    pub fn keys(&self) -> Vec<String> {
+    pub(crate) fn keys(&self) -> Vec<String> {
         self.received().into_iter().map(|received| received.idempotency_key).collect()
     }
 }

@@ -36,11 +36,17 @@ fn poisons() -> Vec<Poison> {
     let encoded = event.encode().expect("encodes");
     let (key, value) = (Some(Bytes::from(encoded.key)), Some(Bytes::from(encoded.payload)));
     let typed = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
-    let other_type = OwnedHeaders::new().insert(Header { key: "ce_type", value: Some("com.example.Other.v9") });
+    let other_type =
+        OwnedHeaders::new().insert(Header { key: "ce_type", value: Some("com.example.Other.v9") });
     let poison = |key, value, headers, reason| Poison { key, value, headers, reason };
     vec![
         poison(None, typed("hello-1"), OwnedHeaders::new(), "MissingKey"),
-        poison(typed("1001"), typed(r#"{"orderId":1001,"status":"CREATED"}"#), OwnedHeaders::new(), "MissingType"),
+        poison(
+            typed("1001"),
+            typed(r#"{"orderId":1001,"status":"CREATED"}"#),
+            OwnedHeaders::new(),
+            "MissingType",
+        ),
         poison(typed("1001"), typed(r#"{"orderId":1001,"status":"CREATED"}"#), headers_of(&event), "Schema"),
         poison(None, value.clone(), headers_of(&event), "MissingKey"),
         poison(key.clone(), None, headers_of(&event), "MissingPayload"),
