@@ -19,14 +19,21 @@ cluster_is_whole() {
 
 cluster_ready() { cluster_is_whole && container_runs "$NODE" && cluster_answers && say running; }
 cluster_make() {
-  if cluster_is_whole && wake_cluster; then return; fi
+  if cluster_is_whole && wake_cluster; then
+    await_system
+    return
+  fi
   if cluster_exists; then say "removing a cluster that was never finished, or does not answer"; fi
   kind delete cluster --name "$CLUSTER"
   kind create cluster --name "$CLUSTER" --image "$(recorded node)" --config "$LAB/kind.yaml" --wait "${CLUSTER_WAIT_SECONDS}s"
-  # One name server is enough to go on; a second one that started before the network was ready backs off for half a minute.
+  await_system
+  record cluster "$(container_id "$NODE")"
+}
+
+# One name server is enough to go on; a second one that started before the network was ready backs off for half a minute.
+await_system() {
   kube -n kube-system wait --for=condition=Available deployment/coredns --timeout "${SYSTEM_WAIT_SECONDS}s"
   kube -n local-path-storage wait --for=condition=Available deployment --all --timeout "${SYSTEM_WAIT_SECONDS}s"
-  record cluster "$(container_id "$NODE")"
 }
 
 # After the engine was stopped and started, the node and everything in it comes back by itself; it only takes its time.
