@@ -4,7 +4,6 @@
 CLUSTER_WAIT_SECONDS=120
 SYSTEM_WAIT_SECONDS=180
 
-kube() { kubectl --context "$CONTEXT" "$@"; }
 cluster_answers() {
   kube get --raw /readyz --request-timeout=3s > /dev/null 2>&1 \
     && [[ $(kube get node "$NODE" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}' 2> /dev/null) == True ]]

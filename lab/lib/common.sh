@@ -50,6 +50,7 @@ duration() {
   if (($1 < 60)); then printf '%ds' "$1"; else printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); fi
 }
 
+kube() { kubectl --context "$CONTEXT" "$@"; }
 engine_answers() { timeout 10 docker info > /dev/null 2>&1; }
 image_id() { docker image inspect -f '{{.Id}}' "$1" 2> /dev/null; }
 image_label() { docker image inspect -f "{{index .Config.Labels \"$2\"}}" "$1" 2> /dev/null; }
