@@ -2,6 +2,7 @@
 
 mod ffi;
 mod error;
+mod values;
 mod admin;
 mod handles;
 
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 pub use admin::Admin;
 pub use error::{Error, Severity};
 pub use handles::Handles;
+pub use values::same;
 
 /// A topic as the broker describes it.
 #[derive(Clone, PartialEq, Eq, Debug)]

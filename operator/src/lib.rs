@@ -1,4 +1,33 @@
-//! map later
-#![allow(missing_docs, reason = "wip")]
+//! The operator: makes an `OrderPipeline` so and keeps it so.
+//!
+//! ```text
+//! run ─ watches ─┐                          one pass
+//!                ├─▶ reconcile: observe ─▶ validate ─▶ plan ─▶ apply ─▶ report
+//! poller ────────┘      │        │ reads     │ pure     │ pure   │ writes   │ one status apply, Events
+//! (Kafka has no watch)  │     Observed  Validated…     Plan    Applied
+//!                       └─▶ finalize (deletion)
+//! ```
+//!
+//! `crd` holds the resource, `names` what others rely on, `render` the manifests, `kafka` the few requests to brokers.
+//! No step but observe, apply, report and finalize can do I/O: the others are given nothing to do it with.
+
+pub mod cli;
+pub mod run;
+pub mod context;
 pub mod crd;
+pub mod names;
+pub mod reconcile;
+pub mod observe;
+pub mod validate;
+pub mod plan;
+pub mod render;
+pub mod apply;
+pub mod report;
+pub mod finalize;
+pub mod poller;
+pub mod backoff;
 pub mod kafka;
+pub mod hash;
+pub mod metrics;
+
+pub use run::run;

@@ -1,6 +1,6 @@
 //! What the operator reports. Nothing here changes on every pass: fast-moving figures are metrics.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
@@ -53,18 +53,9 @@ pub struct TopicStatus {
     /// Whether this pipeline created it. Others' topics are never deleted.
     pub created_by_us: bool,
     /// Configuration keys that are owned: these are reset when they leave the spec.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub owned_configs: BTreeMap<String, OwnedConfig>,
-}
-
-/// An owned configuration key.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct OwnedConfig {
-    /// The value as declared.
-    pub declared: String,
-    /// The value as the broker reports it (`0.50` comes back as `0.5`); anything else is drift.
-    pub reported: String,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub owned_configs: BTreeSet<String>,
 }
 
 /// Pods of the order service.

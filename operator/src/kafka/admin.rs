@@ -11,6 +11,7 @@ use rdkafka::error::KafkaError;
 use runtime::kafka::KafkaConnection;
 
 use super::error::Error;
+use super::values::same;
 use super::{NewTopic, ObservedTopic, ffi};
 
 /// How Kafka's logs and quotas name the operator.
@@ -82,20 +83,7 @@ impl Admin {
     pub async fn create(&self, topic: &NewTopic) -> Result<(), Error> {
         let new = topic.clone();
         self.blocking("create a topic", move |client, timeout| ffi::create_topic(client, &new, timeout)).await?;
-        let names = BTreeSet::from([topic.name.clone()]);
-        let shown = || async {
-            match self.describe(&names).await {
-                Ok(topics) if topics.is_empty() => Err(None),
-                Ok(_) => Ok(()),
-                Err(error) => Err(Some(error)),
-            }
-        };
-        // Not shown in time is no failure: the next pass looks again and finds it.
-        shown
-            .retry(ConstantBuilder::default().with_delay(VISIBLE_POLL).with_max_times(VISIBLE_POLLS))
-            .when(Option::is_none)
-            .await
-            .or_else(|error| error.map_or(Ok(()), Err))
+        self.shown(&topic.name, |_| true).await
     }
 
     /// Sets and resets single configuration keys; others stay as they are.
@@ -108,11 +96,15 @@ impl Admin {
         set: &BTreeMap<String, String>,
         reset: &BTreeSet<String>,
     ) -> Result<(), Error> {
-        let (topic, set, reset) = (topic.to_owned(), set.clone(), reset.clone());
+        let (name, wanted, reset) = (topic.to_owned(), set.clone(), reset.clone());
         self.blocking("change a topic's configuration", move |client, timeout| {
-            ffi::alter_topic_config(client, &topic, &set, &reset, timeout)
+            ffi::alter_topic_config(client, &name, &wanted, &reset, timeout)
         })
-        .await
+        .await?;
+        let holds = |topic: &ObservedTopic| {
+            set.iter().all(|(key, value)| topic.config.get(key).is_some_and(|reported| same(value, reported)))
+        };
+        self.shown(topic, holds).await
     }
 
     /// Deletes the topic of this name if it is the one with this id. Returns whether there was anything to delete.
@@ -140,6 +132,18 @@ impl Admin {
             }
             _ => Ok(true),
         }
+    }
+
+    /// Waits until the brokers show what the controller has accepted. Not shown in time is no failure: the next pass
+    /// looks again.
+    async fn shown(&self, topic: &str, holds: impl Fn(&ObservedTopic) -> bool) -> Result<(), Error> {
+        let names = BTreeSet::from([topic.to_owned()]);
+        let look = || async {
+            let topics = self.describe(&names).await.map_err(Some)?;
+            topics.get(topic).is_some_and(&holds).then_some(()).ok_or(None)
+        };
+        let pace = ConstantBuilder::default().with_delay(VISIBLE_POLL).with_max_times(VISIBLE_POLLS);
+        look.retry(pace).when(Option::is_none).await.or_else(|error| error.map_or(Ok(()), Err))
     }
 
     async fn describe_configs(&self, names: &[&str]) -> Result<BTreeMap<String, BTreeMap<String, String>>, Error> {

@@ -1,0 +1,260 @@
+//! Step 4, apply: makes the changes, in order. A failure stops what depends on it and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::{Api, Client, ResourceExt};
+
+use crate::crd::{OrderPipeline, TopicStatus};
+use crate::kafka::{self, Admin, Handles, NewTopic, Severity};
+use crate::names;
+use crate::observe::{ObjectKey, Observed};
+use crate::plan::{Change, Plan, Setback};
+use crate::render::Intent;
+use crate::report;
+use crate::validate::Part;
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Changes that were made.
+    pub done: Vec<Change>,
+    /// Changes that were not.
+    pub setbacks: Vec<Setback>,
+    /// The records with the intentions that were written down and not withdrawn.
+    pub records: BTreeMap<String, TopicStatus>,
+}
+
+/// Why a single change failed.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Kafka(#[from] kafka::Error),
+    #[error("failed to {action}: {source}")]
+    Kubernetes {
+        action: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    #[error("failed to change Kafka: a Secret for the connection is missing")]
+    NoConnection,
+}
+
+impl Error {
+    fn severity(&self) -> Severity {
+        match self {
+            Self::Kafka(error) => error.severity(),
+            Self::Kubernetes { source, .. } => severity(source),
+            Self::NoConnection => Severity::Transient,
+        }
+    }
+}
+
+/// Whether trying a request to the API server again soon can help.
+#[must_use]
+pub fn severity(error: &kube::Error) -> Severity {
+    const RETRIABLE: [u16; 4] = [404, 408, 409, 429];
+    match error {
+        kube::Error::Api(status) if (400..500).contains(&status.code) && !RETRIABLE.contains(&status.code) => {
+            Severity::Permanent
+        }
+        _ => Severity::Transient,
+    }
+}
+
+/// Makes the changes of `plan`.
+///
+/// # Errors
+/// When the intention to create a topic can't be written down: without that, none is created.
+pub async fn apply(
+    client: &Client,
+    kafka: &Handles,
+    pipeline: &OrderPipeline,
+    observed: &Observed,
+    plan: &Plan,
+) -> Result<Applied, report::Error> {
+    let mut applied = Applied { records: observed.records.clone(), ..Applied::default() };
+    let intended = intend(client, pipeline, plan, &mut applied.records).await?;
+    let mut blocked: BTreeSet<Part> = BTreeSet::new();
+    for change in &plan.changes {
+        let part = change.part();
+        // Pods need every topic; the objects of one workload need each other; workloads do not.
+        let topic_failed = blocked.iter().any(|part| matches!(part, Part::Topic(_)));
+        if blocked.contains(&part) || (topic_failed && matches!(change, Change::ApplyObject { .. })) {
+            continue;
+        }
+        match make(client, kafka, pipeline, observed, change).await {
+            Ok(()) => applied.done.push(change.clone()),
+            Err(error) => {
+                if let Change::CreateTopic { topic, .. } = change {
+                    withdraw(&mut applied.records, &intended, topic, &error);
+                }
+                let setback = Setback { part: part.clone(), severity: error.severity(), message: error.to_string() };
+                applied.setbacks.push(setback);
+                blocked.insert(part);
+            }
+        }
+    }
+    Ok(applied)
+}
+
+/// Writes down which topics are about to be created; returns those for which that is new.
+async fn intend(
+    client: &Client,
+    pipeline: &OrderPipeline,
+    plan: &Plan,
+    records: &mut BTreeMap<String, TopicStatus>,
+) -> Result<BTreeSet<String>, report::Error> {
+    let is_intended = |record: &TopicStatus| record.id.is_none();
+    let new: BTreeSet<String> = plan
+        .changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::CreateTopic { topic, .. } => Some(topic.name.clone()),
+            _ => None,
+        })
+        .filter(|name| !records.get(name).is_some_and(is_intended))
+        .collect();
+    if new.is_empty() {
+        return Ok(new);
+    }
+    for name in &new {
+        let intention = TopicStatus {
+            name: name.clone(),
+            id: None,
+            partitions: None,
+            created_by_us: true,
+            owned_configs: BTreeSet::new(),
+        };
+        records.insert(name.clone(), intention);
+    }
+    report::write_records(client, pipeline, records).await?;
+    Ok(new)
+}
+
+/// Takes an intention back where it is certain that the topic, if there is one, is not ours: Kafka refused to create
+/// it, or it turned out to be there although we had never asked for it.
+fn withdraw(
+    records: &mut BTreeMap<String, TopicStatus>,
+    intended: &BTreeSet<String>,
+    topic: &NewTopic,
+    error: &Error,
+) {
+    let exists = matches!(error, Error::Kafka(error) if error.is_topic_exists());
+    if (exists && intended.contains(&topic.name)) || (!exists && error.severity() == Severity::Permanent) {
+        records.remove(&topic.name);
+    }
+}
+
+async fn make(
+    client: &Client,
+    kafka: &Handles,
+    pipeline: &OrderPipeline,
+    observed: &Observed,
+    change: &Change,
+) -> Result<(), Error> {
+    let namespace = pipeline.namespace().unwrap_or_default();
+    match change {
+        Change::CreateTopic { topic, .. } => create_topic(&*admin(kafka, observed)?, topic, observed).await,
+        Change::ConfigureTopic { topic, set, reset } => {
+            Ok(admin(kafka, observed)?.alter_config(topic, set, reset).await?)
+        }
+        Change::DeleteObject { key, uid, .. } => {
+            delete_object(client, &namespace, key, uid, PropagationPolicy::Background)
+                .await
+                .map_err(|source| Error::Kubernetes { action: change.to_string(), source: Box::new(source) })
+        }
+        Change::ApplyObject { intent, .. } => apply_object(client, &namespace, intent)
+            .await
+            .map_err(|source| Error::Kubernetes { action: change.to_string(), source: Box::new(source) }),
+    }
+}
+
+/// "It exists already" is success where an earlier attempt of ours may have got through unanswered.
+async fn create_topic(admin: &Admin, topic: &NewTopic, observed: &Observed) -> Result<(), Error> {
+    let tried_before = observed.records.get(&topic.name).is_some_and(|record| record.id.is_none());
+    match admin.create(topic).await {
+        Err(error) if error.is_topic_exists() && tried_before => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn admin(kafka: &Handles, observed: &Observed) -> Result<Arc<Admin>, Error> {
+    let connection = observed.connection.as_ref().ok_or(Error::NoConnection)?;
+    Ok(kafka.get(connection)?)
+}
+
+async fn apply_object(client: &Client, namespace: &str, intent: &Intent) -> Result<(), kube::Error> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &intent.key.kind.resource());
+    let params = PatchParams::apply(names::MANAGER).force();
+    api.patch(&intent.key.name, &params, &Patch::Apply(&intent.body)).await?;
+    Ok(())
+}
+
+/// Deletes the very object with this uid; that it is gone, or another by now, is fine.
+///
+/// # Errors
+/// When the API server does not answer or refuses.
+pub async fn delete_object(
+    client: &Client,
+    namespace: &str,
+    key: &ObjectKey,
+    uid: &str,
+    propagation: PropagationPolicy,
+) -> Result<(), kube::Error> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &key.kind.resource());
+    let params = DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        propagation_policy: Some(propagation),
+        ..DeleteParams::default()
+    };
+    match api.delete(&key.name, &params).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::error::RDKafkaErrorCode;
+
+    use super::*;
+
+    fn withdrawn(code: RDKafkaErrorCode, new: bool) -> bool {
+        let topic = NewTopic {
+            name: "t".into(),
+            partitions: 1,
+            replication_factor: None,
+            config: BTreeMap::new(),
+        };
+        let intention = TopicStatus {
+            name: "t".into(),
+            id: None,
+            partitions: None,
+            created_by_us: true,
+            owned_configs: BTreeSet::new(),
+        };
+        let mut records = BTreeMap::from([("t".to_owned(), intention)]);
+        let intended = if new { BTreeSet::from(["t".to_owned()]) } else { BTreeSet::new() };
+        let error = kafka::Error::Refused { action: "create topic t".into(), message: "why".into(), code };
+        withdraw(&mut records, &intended, &topic, &error.into());
+        records.is_empty()
+    }
+
+    #[test]
+    fn a_topic_that_appeared_from_elsewhere_is_not_taken_for_ours() {
+        assert!(withdrawn(RDKafkaErrorCode::TopicAlreadyExists, true));
+    }
+
+    #[test]
+    fn a_refused_creation_leaves_no_claim_behind() {
+        assert!(withdrawn(RDKafkaErrorCode::InvalidConfig, false));
+    }
+
+    #[test]
+    fn an_unanswered_creation_keeps_its_claim() {
+        assert!(!withdrawn(RDKafkaErrorCode::OperationTimedOut, true));
+    }
+}

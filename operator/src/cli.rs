@@ -1,0 +1,56 @@
+//! The command line: `operator run` and `operator crd`.
+
+use std::net::SocketAddr;
+
+use clap::{Args, Parser, Subcommand};
+use runtime::telemetry::LogArgs;
+
+/// The operator of order pipelines.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "operator", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Watch and reconcile pipelines.
+    Run(RunArgs),
+    /// Print the CustomResourceDefinition.
+    Crd,
+}
+
+/// Options of `operator run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Image of order services and consumers whose spec names none.
+    #[arg(long, env = "DEFAULT_IMAGE", default_value = concat!("orderflow/orderflow:", env!("CARGO_PKG_VERSION")))]
+    pub default_image: String,
+    /// Namespaces to watch, separated by commas; all when empty.
+    #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
+    /// Address of /livez, /readyz and /metrics.
+    #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9090")]
+    pub admin_addr: SocketAddr,
+    /// Name of this pod, for Events.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: Option<String>,
+    /// How often Kafka is looked at for drift, in seconds.
+    #[arg(long, env = "POLL_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub poll_seconds: u64,
+    /// Longest wait for Kafka's answer to one request, in seconds.
+    #[arg(long, env = "KAFKA_TIMEOUT_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub kafka_timeout_seconds: u64,
+    /// How long a deletion waits for Kafka or for pods before it leaves them behind, in seconds.
+    #[arg(long, env = "FINALIZER_TIMEOUT_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub finalizer_timeout_seconds: u64,
+    /// Pipelines reconciled at a time.
+    #[arg(long, env = "CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub concurrency: u16,
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+}

@@ -1,0 +1,241 @@
+//! The end of a pipeline: its pods go first, then its topics as the policy says. Never blocks for ever.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Patch, PatchParams, PropagationPolicy};
+use kube::core::PartialObjectMetaExt;
+use kube::core::error_boundary::InvalidObject;
+use kube::runtime::controller::Action;
+use kube::{Api, ResourceExt};
+use serde_json::json;
+
+use crate::apply::delete_object;
+use crate::context::Context;
+use crate::crd::{OrderPipeline, TopicStatus};
+use crate::kafka;
+use crate::names::FINALIZER;
+use crate::observe::{self, LiveObject, ObjectKey};
+use crate::plan::Finding;
+use crate::reconcile::reference;
+use crate::report::{self, Note};
+use crate::validate;
+
+/// Pods that drain are looked at again this often.
+const DRAIN_POLL: Duration = Duration::from_secs(2);
+
+/// An object that can't be read is looked at again this often.
+const UNREADABLE_RETRY: Duration = Duration::from_secs(300);
+
+/// Why finalizing failed; it is tried again with backoff, up to the bound.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused or did not answer.
+    #[error("failed to {action}")]
+    Kubernetes {
+        /// What was asked for.
+        action: String,
+        /// Why it failed.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// Reading the pipeline's objects failed.
+    #[error(transparent)]
+    Observe(#[from] observe::Error),
+    /// Writing the status failed.
+    #[error(transparent)]
+    Report(#[from] report::Error),
+    /// Topics that are to be deleted are still there.
+    #[error("failed to delete the topics: {0}")]
+    Topics(String),
+}
+
+/// Adds the finalizer, so that a deletion is not missed; returns the pipeline with it.
+///
+/// # Errors
+/// When the API server does not answer or the pipeline changed meanwhile.
+pub async fn claim(pipeline: OrderPipeline, context: &Context) -> Result<OrderPipeline, Error> {
+    if pipeline.finalizers().iter().any(|name| name == FINALIZER) {
+        return Ok(pipeline);
+    }
+    let mut finalizers = pipeline.finalizers().to_vec();
+    finalizers.push(FINALIZER.to_owned());
+    set_finalizers(context, &pipeline.metadata, &finalizers).await?;
+    let api: Api<OrderPipeline> = Api::namespaced(context.client.clone(), &pipeline.namespace().unwrap_or_default());
+    let read = api.get(&pipeline.name_any()).await;
+    read.map_err(|source| Error::Kubernetes { action: "read the pipeline".into(), source: Box::new(source) })
+}
+
+/// Takes down a pipeline that is being deleted.
+///
+/// # Errors
+/// When something must be tried again before the bound.
+pub async fn finalize(pipeline: &OrderPipeline, context: &Context) -> Result<Action, Error> {
+    if !pipeline.finalizers().iter().any(|name| name == FINALIZER) {
+        return Ok(Action::await_change());
+    }
+    let overdue = is_overdue(&pipeline.metadata, context.options.finalizer_timeout);
+    let remaining = delete_workloads(pipeline, context).await?;
+    if !remaining.is_empty() && !overdue {
+        say_deleting(pipeline, context, format!("waits for {} to drain", remaining.join(", "))).await?;
+        return Ok(Action::requeue(DRAIN_POLL));
+    }
+    let mut notes: Vec<Note> = Vec::new();
+    if !remaining.is_empty() {
+        notes.push(note(true, "ObjectsLeftBehind", format!("did not go within the bound: {}", remaining.join(", "))));
+    }
+    match release_topics(pipeline, context).await {
+        Ok(more) => notes.extend(more),
+        Err(error) if overdue => {
+            let names: Vec<_> = doomed(pipeline).map(|topic| topic.name).collect();
+            let message = format!("left topics {} in Kafka, which could not be reached: {error}", names.join(", "));
+            notes.push(note(true, "TopicsLeftBehind", message));
+        }
+        Err(error) => {
+            say_deleting(pipeline, context, error.to_string()).await?;
+            return Err(Error::Topics(error.to_string()));
+        }
+    }
+    report::publish(&context.recorder, pipeline, &notes).await;
+    release(context, &pipeline.metadata).await?;
+    context.watchlist.forget(&reference(pipeline));
+    tracing::info!(namespace = pipeline.namespace(), pipeline = %pipeline.name_any(), "deleted");
+    Ok(Action::await_change())
+}
+
+/// An object that does not parse: its neighbours go on, and its deletion is not held up.
+pub async fn unreadable(object: &InvalidObject, context: &Context) -> Action {
+    let metadata = &object.metadata;
+    let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+    let leaving = metadata.deletion_timestamp.is_some();
+    tracing::error!(namespace, pipeline = name, error = %object.error, leaving, "failed to read a stored pipeline");
+    let mut message = format!("can't be read: {}", object.error);
+    if leaving {
+        message.push_str("; its topics are left as they are");
+    }
+    let stand_in = metadata.clone().into_response_partial::<OrderPipeline>();
+    report::publish(&context.recorder, &stand_in, &[note(true, "Unreadable", message)]).await;
+    if leaving && let Err(error) = release(context, metadata).await {
+        tracing::warn!(namespace, pipeline = name, error = %error, "failed to release an unreadable pipeline");
+    }
+    Action::requeue(UNREADABLE_RETRY)
+}
+
+/// Deletes what the pipeline owns; returns what is still there, pods included.
+async fn delete_workloads(pipeline: &OrderPipeline, context: &Context) -> Result<Vec<String>, Error> {
+    let namespace = pipeline.namespace().unwrap_or_default();
+    let uid = pipeline.uid();
+    let objects = observe::objects(&context.client, &namespace, pipeline).await?;
+    let ours = |live: &LiveObject| live.controller == uid;
+    let mut remaining = Vec::new();
+    for (key, live) in objects.iter().filter(|(_, live)| ours(live)) {
+        if !live.deleting {
+            delete(context, &namespace, key, live).await?;
+        }
+        remaining.push(key.to_string());
+    }
+    Ok(remaining)
+}
+
+/// In the foreground: a Deployment then stays until its last pod is gone, and with it everyone who uses the topic.
+async fn delete(context: &Context, namespace: &str, key: &ObjectKey, live: &LiveObject) -> Result<(), Error> {
+    delete_object(&context.client, namespace, key, &live.uid, PropagationPolicy::Foreground)
+        .await
+        .map_err(|source| Error::Kubernetes { action: format!("delete {key}"), source: Box::new(source) })
+}
+
+/// Deletes the topics that are to go, and says what became of each.
+async fn release_topics(pipeline: &OrderPipeline, context: &Context) -> Result<Vec<Note>, Failure> {
+    let recorded = observe::records(pipeline);
+    if !validate::deletes_topics(pipeline) {
+        let names: Vec<_> = recorded.into_keys().collect();
+        let kept = note(false, "TopicsRetained", format!("kept topics {}", names.join(", ")));
+        return Ok(if names.is_empty() { Vec::new() } else { vec![kept] });
+    }
+    let mut notes: Vec<Note> = recorded
+        .values()
+        .filter(|topic| !topic.created_by_us)
+        .map(|topic| note(false, "TopicKept", format!("kept topic {}: it was there before the pipeline", topic.name)))
+        .collect();
+    if doomed(pipeline).next().is_none() {
+        return Ok(notes);
+    }
+    let namespace = pipeline.namespace().unwrap_or_default();
+    let connection =
+        observe::connection(&context.client, &namespace, pipeline).await.map_err(Failure::Connection)?;
+    let admin = context.kafka.get(&connection)?;
+    for topic in doomed(pipeline) {
+        let TopicStatus { name, id, .. } = &topic;
+        let Some(id) = id else {
+            notes.push(note(true, "TopicKept", format!("kept topic {name}: its id was never seen")));
+            continue;
+        };
+        notes.push(if admin.delete(name, id).await? {
+            note(false, "TopicDeleted", format!("deleted topic {name}"))
+        } else {
+            note(true, "TopicKept", format!("topic {name} is gone, or is not the one the operator created: left alone"))
+        });
+    }
+    Ok(notes)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Connection(String),
+    #[error(transparent)]
+    Kafka(#[from] kafka::Error),
+}
+
+/// Topics that a deletion is to delete: ours, by the id we saw.
+fn doomed(pipeline: &OrderPipeline) -> impl Iterator<Item = TopicStatus> {
+    let deletes = validate::deletes_topics(pipeline);
+    observe::records(pipeline).into_values().filter(move |topic| deletes && topic.created_by_us)
+}
+
+async fn say_deleting(pipeline: &OrderPipeline, context: &Context, message: String) -> Result<(), Error> {
+    let finding = |type_, is, message| Finding {
+        type_,
+        status: if is { "True" } else { "False" },
+        reason: "Deleting".to_owned(),
+        message,
+    };
+    let findings = [
+        finding("Ready", false, message.clone()),
+        finding("Reconciling", true, message),
+        finding("Stalled", false, "nothing needs a person".to_owned()),
+    ];
+    let status = report::status_keeping_parts(pipeline, &findings);
+    report::write(&context.client, pipeline, &status).await?;
+    Ok(())
+}
+
+async fn release(context: &Context, metadata: &ObjectMeta) -> Result<(), Error> {
+    let others: Vec<String> =
+        metadata.finalizers.iter().flatten().filter(|name| *name != FINALIZER).cloned().collect();
+    set_finalizers(context, metadata, &others).await
+}
+
+/// The resourceVersion makes the write fail if anyone changed the object since, so that no finalizer of another is lost.
+async fn set_finalizers(context: &Context, metadata: &ObjectMeta, finalizers: &[String]) -> Result<(), Error> {
+    let resource = kube::api::ApiResource::erase::<OrderPipeline>(&());
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let api: Api<kube::api::DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource);
+    let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": metadata.resource_version}});
+    let name = metadata.name.as_deref().unwrap_or_default();
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(source) => Err(Error::Kubernetes { action: "set the finalizer".into(), source: Box::new(source) }),
+    }
+}
+
+fn is_overdue(metadata: &ObjectMeta, bound: Duration) -> bool {
+    let bound = jiff::SignedDuration::try_from(bound).unwrap_or(jiff::SignedDuration::MAX);
+    metadata.deletion_timestamp.as_ref().is_some_and(|since| Timestamp::now().duration_since(since.0) > bound)
+}
+
+fn note(warning: bool, reason: &'static str, message: String) -> Note {
+    Note { warning, reason, action: message.clone(), message }
+}

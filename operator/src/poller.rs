@@ -1,0 +1,141 @@
+//! Kafka has no watch: one poller looks at every pipeline's topics and wakes those whose topics changed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use runtime::health::Health;
+use runtime::kafka::KafkaConnection;
+use runtime::shutdown::CancellationToken;
+
+use crate::context::Context;
+use crate::kafka::ObservedTopic;
+use crate::observe::{KafkaView, Observed};
+
+/// Clusters that are asked at a time; one that is away must not keep the others waiting.
+const CLUSTERS_AT_ONCE: usize = 8;
+
+/// A poll is overdue after this many intervals, and then the process counts as hung.
+const OVERDUE_INTERVALS: u32 = 20;
+
+/// Namespace and name of a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PipelineRef {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+#[derive(Clone, Debug)]
+struct Watched {
+    connection: KafkaConnection,
+    topics: BTreeSet<String>,
+    /// As the last reconciliation or poll saw them; `None` while Kafka was away.
+    seen: Option<BTreeMap<String, ObservedTopic>>,
+}
+
+/// What each pipeline last saw of its topics.
+#[derive(Debug, Default)]
+pub struct Watchlist {
+    pipelines: Mutex<HashMap<PipelineRef, Watched>>,
+}
+
+impl Watchlist {
+    /// Records what a reconciliation of `pipeline` saw of `topics`.
+    pub fn saw(&self, pipeline: PipelineRef, topics: BTreeSet<String>, observed: &Observed) {
+        let seen = match &observed.kafka {
+            KafkaView::Topics(present) => Some(present.clone()),
+            KafkaView::Unavailable { .. } => None,
+        };
+        let mut pipelines = self.lock();
+        match observed.connection.clone() {
+            Some(connection) => pipelines.insert(pipeline, Watched { connection, topics, seen }),
+            None => pipelines.remove(&pipeline),
+        };
+    }
+
+    /// The pipeline is gone.
+    pub fn forget(&self, pipeline: &PipelineRef) {
+        self.lock().remove(pipeline);
+    }
+
+    /// Every connection in use, with the topics of all its pipelines.
+    fn clusters(&self) -> HashMap<KafkaConnection, BTreeSet<String>> {
+        let mut clusters: HashMap<KafkaConnection, BTreeSet<String>> = HashMap::new();
+        for watched in self.lock().values() {
+            clusters.entry(watched.connection.clone()).or_default().extend(watched.topics.iter().cloned());
+        }
+        clusters
+    }
+
+    /// Pipelines whose topics are not as they were last seen; they now count as seen.
+    fn changed(&self, connection: &KafkaConnection, present: &BTreeMap<String, ObservedTopic>) -> Vec<PipelineRef> {
+        let mut changed = Vec::new();
+        for (pipeline, watched) in self.lock().iter_mut().filter(|(_, watched)| watched.connection == *connection) {
+            let now: BTreeMap<_, _> = watched
+                .topics
+                .iter()
+                .filter_map(|name| Some((name.clone(), present.get(name)?.clone())))
+                .collect();
+            if watched.seen.as_ref() != Some(&now) {
+                watched.seen = Some(now);
+                changed.push(pipeline.clone());
+            }
+        }
+        changed
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PipelineRef, Watched>> {
+        self.pipelines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Polls every `interval` and calls `wake` for each pipeline whose topics changed, until `shutdown`.
+pub async fn poll(
+    context: &Context,
+    interval: Duration,
+    health: &Health,
+    shutdown: CancellationToken,
+    wake: impl Fn(PipelineRef),
+) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        health.beat("poller", interval * OVERDUE_INTERVALS);
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            _ = ticks.tick() => {}
+        }
+        for pipeline in poll_once(context).await {
+            tracing::info!(namespace = %pipeline.namespace, pipeline = %pipeline.name, "topics changed in Kafka");
+            wake(pipeline);
+        }
+    }
+    health.retire("poller");
+}
+
+/// Looks at every cluster once; returns the pipelines whose topics are not as they were.
+pub async fn poll_once(context: &Context) -> Vec<PipelineRef> {
+    let clusters = context.watchlist.clusters();
+    context.kafka.retain(&clusters.keys().cloned().collect::<HashSet<_>>());
+    let changed: Vec<Vec<PipelineRef>> = stream::iter(clusters)
+        .map(|(connection, topics)| async move {
+            let described = match context.kafka.get(&connection) {
+                Ok(admin) => admin.describe(&topics).await,
+                Err(error) => Err(error),
+            };
+            match described {
+                Ok(present) => context.watchlist.changed(&connection, &present),
+                Err(error) => {
+                    tracing::warn!(servers = %connection.bootstrap_servers, error = %error, "failed to poll Kafka");
+                    Vec::new()
+                }
+            }
+        })
+        .buffer_unordered(CLUSTERS_AT_ONCE)
+        .collect()
+        .await;
+    changed.into_iter().flatten().collect()
+}

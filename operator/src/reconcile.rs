@@ -1,0 +1,250 @@
+//! One reconciliation: observe, validate, plan, apply, report.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::Action;
+use kube::{Api, ResourceExt};
+use rand::Rng;
+
+use crate::apply::{Applied, apply};
+use crate::context::Context;
+use crate::crd::OrderPipeline;
+use crate::finalize::{self, finalize};
+use crate::kafka::Severity;
+use crate::metrics::Outcome;
+use crate::observe::{self, KafkaView, Observed, SECRET_MISSING, observe};
+use crate::plan::{self, Change, Plan, Setback, plan};
+use crate::poller::PipelineRef;
+use crate::report::{self, Note};
+use crate::validate::{Problem, ValidatedPipeline, validate};
+
+/// A pass that takes longer hangs on something; every single request in it is bounded far below.
+const PASS_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// A converged pipeline is looked at again this often, up to half as much later: watches and the poller see changes
+/// before that; this is for what they may have missed.
+const RESYNC: Duration = Duration::from_secs(300);
+
+/// What only a person can mend is tried again this often, in case the person mended it elsewhere.
+const SLOW_RETRY: Duration = Duration::from_secs(120);
+
+/// Secrets are not watched (that would need the right to list them all); one that is missing is looked for this often.
+const SECRET_RETRY: Duration = Duration::from_secs(10);
+
+/// What is left to do and wakes nobody when it can be done is looked at again this soon.
+const SOON: Duration = Duration::from_secs(2);
+
+/// Why a reconciliation failed; it is tried again with backoff.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused or did not answer.
+    #[error("failed to {action} the pipeline")]
+    Pipeline {
+        /// What was asked for.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// Observing failed.
+    #[error(transparent)]
+    Observe(#[from] observe::Error),
+    /// Reporting failed.
+    #[error(transparent)]
+    Report(#[from] report::Error),
+    /// Finalizing failed.
+    #[error(transparent)]
+    Finalize(#[from] finalize::Error),
+    /// Kafka is away, or a change failed in a way that may pass.
+    #[error("{0}")]
+    Transient(String),
+    /// The pass took too long.
+    #[error("failed to end within {PASS_TIMEOUT:?}")]
+    Timeout,
+}
+
+/// Reconciles one pipeline.
+///
+/// # Errors
+/// When it failed in a way that may pass; [`retry`] says when to try again.
+pub async fn reconcile(object: Arc<DeserializeGuard<OrderPipeline>>, context: Arc<Context>) -> Result<Action, Error> {
+    let started = Instant::now();
+    let active = context.metrics.begin();
+    let result = match &object.0 {
+        Ok(pipeline) => {
+            tokio::time::timeout(PASS_TIMEOUT, pass(pipeline, &context)).await.unwrap_or(Err(Error::Timeout))
+        }
+        Err(unreadable) => Ok(finalize::unreadable(unreadable, &context).await),
+    };
+    drop(active);
+    let outcome = match &result {
+        Ok(action) if *action == Action::await_change() => Outcome::success,
+        Ok(_) => Outcome::requeue_after,
+        Err(_) => Outcome::error,
+    };
+    context.metrics.ended(outcome, started.elapsed());
+    if result.is_ok() {
+        context.backoffs.reset(&object.uid().unwrap_or_default());
+    }
+    context.metrics.backing_off(context.backoffs.len());
+    result
+}
+
+/// Logs a failure and says when to try again.
+#[must_use]
+pub fn retry(object: &DeserializeGuard<OrderPipeline>, error: &Error, context: &Context) -> Action {
+    let wait = context.backoffs.next(&object.uid().unwrap_or_default());
+    let (namespace, pipeline) = (object.namespace().unwrap_or_default(), object.name_any());
+    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    tracing::warn!(%namespace, %pipeline, error = %error, source, ?wait, "reconciliation failed");
+    Action::requeue(wait)
+}
+
+/// One pass over the five steps.
+async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error> {
+    // The watch may lag behind our own last status, and a topic id that is not seen would make our topic a stranger's.
+    let Some(pipeline) = read(stale, context).await? else { return Ok(Action::await_change()) };
+    if pipeline.metadata.deletion_timestamp.is_some() {
+        return Ok(finalize(&pipeline, context).await?);
+    }
+    let pipeline = finalize::claim(pipeline, context).await?;
+
+    let observed = observe(&context.client, &context.kafka, &pipeline).await?;
+    watch(&pipeline, &observed, context);
+    let validated = match validate(&pipeline, &observed, &context.options.default_image) {
+        Ok(validated) => validated,
+        Err(problems) => return refuse(&pipeline, &problems, context).await,
+    };
+    let planned = plan(&validated, &observed);
+    let applied = match validated.paused {
+        true => Applied { records: observed.records.clone(), ..Applied::default() },
+        false => apply(&context.client, &context.kafka, &pipeline, &observed, &planned).await?,
+    };
+    let (observed, left) = look_again(&pipeline, &validated, observed, planned, &applied, context).await?;
+    report(&pipeline, &validated, &observed, &left, &applied, context).await?;
+    next(&validated, &observed, &left, &applied.setbacks)
+}
+
+/// What is there and what is left after the changes: the report describes what is, not what was hoped for.
+async fn look_again(
+    pipeline: &OrderPipeline,
+    validated: &ValidatedPipeline,
+    before: Observed,
+    planned: Plan,
+    applied: &Applied,
+    context: &Context,
+) -> Result<(Observed, Plan), Error> {
+    let mut observed = if applied.done.is_empty() {
+        before
+    } else {
+        let observed = observe(&context.client, &context.kafka, pipeline).await?;
+        watch(pipeline, &observed, context);
+        observed
+    };
+    observed.records.clone_from(&applied.records);
+    observed.records = plan::remember(validated, &observed, &applied.done);
+    let left = if applied.done.is_empty() { planned } else { plan(validated, &observed) };
+    Ok((observed, left))
+}
+
+async fn report(
+    pipeline: &OrderPipeline,
+    validated: &ValidatedPipeline,
+    observed: &Observed,
+    left: &Plan,
+    applied: &Applied,
+    context: &Context,
+) -> Result<(), Error> {
+    let verdict = plan::assess(validated, observed, left, &applied.setbacks);
+    let waiting: &[Change] = if validated.paused { &left.changes } else { &[] };
+    let status = report::status(pipeline, &verdict, &observed.records, waiting);
+    let mut notes: Vec<Note> = applied.done.iter().map(report::note).collect();
+    notes.extend(report::adoption_notes(&observe::records(pipeline), &observed.records, &applied.done));
+    for change in &applied.done {
+        context.metrics.changed(change.kind());
+        tracing::info!(namespace = pipeline.namespace(), pipeline = %validated.name, %change, "changed");
+    }
+    if report::write(&context.client, pipeline, &status).await? {
+        context.metrics.wrote_status();
+        notes.extend(applied.setbacks.iter().map(setback_note));
+    }
+    report::publish(&context.recorder, pipeline, &notes).await;
+    Ok(())
+}
+
+fn setback_note(setback: &Setback) -> Note {
+    Note {
+        warning: true,
+        reason: "ChangeFailed",
+        action: format!("change {}", setback.part),
+        message: setback.message.clone(),
+    }
+}
+
+async fn refuse(pipeline: &OrderPipeline, problems: &[Problem], context: &Context) -> Result<Action, Error> {
+    context.metrics.stalled();
+    let verdict = plan::refused(problems, pipeline.status.as_ref());
+    let status = report::status_keeping_parts(pipeline, &verdict.findings);
+    if report::write(&context.client, pipeline, &status).await? {
+        context.metrics.wrote_status();
+        let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        tracing::warn!(namespace = pipeline.namespace(), pipeline = %pipeline.name_any(), message, "refused");
+        let note = Note { warning: true, reason: "Refused", action: "Validate".to_owned(), message };
+        report::publish(&context.recorder, pipeline, &[note]).await;
+    }
+    Ok(Action::requeue(SLOW_RETRY))
+}
+
+/// When to look again.
+fn next(
+    validated: &ValidatedPipeline,
+    observed: &Observed,
+    left: &Plan,
+    setbacks: &[Setback],
+) -> Result<Action, Error> {
+    let transient = setbacks.iter().find(|setback| setback.severity == Severity::Transient);
+    if let Some(setback) = transient {
+        return Err(Error::Transient(setback.message.clone()));
+    }
+    if !setbacks.is_empty() {
+        return Ok(Action::requeue(SLOW_RETRY));
+    }
+    match &observed.kafka {
+        KafkaView::Unavailable { reason, .. } if *reason == SECRET_MISSING => return Ok(Action::requeue(SECRET_RETRY)),
+        KafkaView::Unavailable { severity: Severity::Permanent, .. } => return Ok(Action::requeue(SLOW_RETRY)),
+        KafkaView::Unavailable { message, .. } => return Err(Error::Transient(message.clone())),
+        KafkaView::Topics(_) => {}
+    }
+    if !left.waiting.is_empty() {
+        return Ok(Action::requeue(SECRET_RETRY));
+    }
+    if !left.changes.is_empty() && !validated.paused {
+        return Ok(Action::requeue(SOON));
+    }
+    Ok(Action::requeue(RESYNC + RESYNC.mul_f64(rand::rng().random_range(0.0..0.5))))
+}
+
+fn watch(pipeline: &OrderPipeline, observed: &Observed, context: &Context) {
+    let topics = observe::topic_names(pipeline).into_iter().chain(observed.records.keys().cloned()).collect();
+    context.watchlist.saw(reference(pipeline), topics, observed);
+}
+
+/// Namespace and name of a pipeline.
+pub(crate) fn reference(pipeline: &OrderPipeline) -> PipelineRef {
+    PipelineRef { namespace: pipeline.namespace().unwrap_or_default(), name: pipeline.name_any() }
+}
+
+async fn read(stale: &OrderPipeline, context: &Context) -> Result<Option<OrderPipeline>, Error> {
+    let api: Api<OrderPipeline> =
+        Api::namespaced(context.client.clone(), &stale.namespace().unwrap_or_default());
+    let found = api
+        .get_opt(&stale.name_any())
+        .await
+        .map_err(|source| Error::Pipeline { action: "read", source: Box::new(source) })?;
+    if found.is_none() {
+        context.watchlist.forget(&reference(stale));
+    }
+    Ok(found)
+}

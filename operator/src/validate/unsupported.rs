@@ -1,0 +1,46 @@
+//! Values that the resource has and this version does not honour: refused, never ignored.
+
+use super::{Problem, Reason};
+use crate::crd::{AdoptionPolicy, Delivery, DeletionPolicy, Mode, OrderPipeline};
+
+pub(super) fn problems(pipeline: &OrderPipeline) -> Vec<Problem> {
+    let spec = &pipeline.spec;
+    let mut problems = Vec::new();
+    let mut refuse = |used: bool, field: String, message: &str| {
+        if used {
+            problems.push(Problem::new(Reason::NotSupported, field, message));
+        }
+    };
+    refuse(
+        spec.mode == Mode::Plan,
+        "spec.mode".into(),
+        "Plan is not supported yet: use Apply, with paused: true to see in status.plan what would change",
+    );
+    refuse(
+        spec.topic.adoption == AdoptionPolicy::Adopt,
+        "spec.topic.adoption".into(),
+        "Adopt is not supported yet: use AdoptIfIdentical, or Refuse",
+    );
+    refuse(
+        spec.topic.deletion_policy == DeletionPolicy::DeleteIfDrained,
+        "spec.topic.deletionPolicy".into(),
+        "DeleteIfDrained is not supported yet: use Retain, or Delete",
+    );
+    let autoscaling = "autoscaling is not supported yet: set replicas instead";
+    let service = spec.order_service.as_ref();
+    refuse(
+        service.is_some_and(|service| service.autoscaling.is_some()),
+        "spec.orderService.autoscaling".into(),
+        autoscaling,
+    );
+    for group in &spec.consumer_groups {
+        let field = format!("spec.consumerGroups[{}]", group.name);
+        refuse(
+            group.delivery == Delivery::ExactlyOnce,
+            format!("{field}.delivery"),
+            "ExactlyOnce is not supported yet: use AtLeastOnce, or AtMostOnce",
+        );
+        refuse(group.autoscaling.is_some(), format!("{field}.autoscaling"), autoscaling);
+    }
+    problems
+}
