@@ -158,7 +158,9 @@ fn parse_coupon(at: &str, entry: CouponEntry, violations: &mut Vec<Violation>) -
         (None, Some(amount @ 1..=MAX_PRICE_MINOR)) => Ok(CouponTerms::AmountOff(amount)),
         _ => Err(Violation::new(
             at,
-            format!("must have either percentOff from 1 to 100 or amountOffMinor from 1 to {MAX_PRICE_MINOR}"),
+            format!(
+                "must have either percentOff from 1 to 100 or amountOffMinor from 1 to {MAX_PRICE_MINOR}"
+            ),
         )),
     };
     let code = CouponCode::parse(&format!("{at}.code"), code).map_err(|violation| violations.push(violation));
@@ -205,11 +207,23 @@ mod tests {
     #[test]
     fn an_entry_that_breaks_a_rule_is_named() {
         for (json, message) in [
-            (r#"{"products":[{"productId":"p1","priceMinor":-1,"stock":5}]}"#, "products[0].priceMinor: must be 0 to"),
-            (r#"{"products":[{"productId":"p1","priceMinor":1,"stock":-5}]}"#, "products[0].stock: must be 0 to"),
-            (r#"{"products":[{"productId":"p 1","priceMinor":1,"stock":5}]}"#, "products[0].productId: must be 1 to 64"),
+            (
+                r#"{"products":[{"productId":"p1","priceMinor":-1,"stock":5}]}"#,
+                "products[0].priceMinor: must be 0 to",
+            ),
+            (
+                r#"{"products":[{"productId":"p1","priceMinor":1,"stock":-5}]}"#,
+                "products[0].stock: must be 0 to",
+            ),
+            (
+                r#"{"products":[{"productId":"p 1","priceMinor":1,"stock":5}]}"#,
+                "products[0].productId: must be 1 to 64",
+            ),
             (r#"{"coupons":[{"code":"A","percentOff":0,"maxUses":1}]}"#, "coupons[0]: must have either"),
-            (r#"{"coupons":[{"code":"A","percentOff":5,"amountOffMinor":5,"maxUses":1}]}"#, "coupons[0]: must have either"),
+            (
+                r#"{"coupons":[{"code":"A","percentOff":5,"amountOffMinor":5,"maxUses":1}]}"#,
+                "coupons[0]: must have either",
+            ),
             (r#"{"coupons":[{"code":"A","maxUses":1}]}"#, "coupons[0]: must have either"),
             (
                 r#"{"products":[{"productId":"p","priceMinor":1,"stock":5},{"productId":"p","priceMinor":1,"stock":6}]}"#,

@@ -70,7 +70,11 @@ impl ApiMetrics {
         };
         metrics.register(|registry| {
             registry.register("orderflow_http_requests", "Requests answered", new.requests.clone());
-            registry.register("orderflow_http_request_duration_seconds", "Time to answer", new.latency.clone());
+            registry.register(
+                "orderflow_http_request_duration_seconds",
+                "Time to answer",
+                new.latency.clone(),
+            );
             registry.register("orderflow_orders", "What became of orders and changes", new.orders.clone());
         });
         new
@@ -121,14 +125,22 @@ impl RelayMetrics {
         let new = Self::default();
         let Self { outbox_rows, outbox_oldest_age, published, in_flight, shards_led, errors } = new.clone();
         metrics.register(|registry| {
-            registry.register("orderflow_outbox_rows", "Events not yet published, up to a million", outbox_rows);
+            registry.register(
+                "orderflow_outbox_rows",
+                "Events not yet published, up to a million",
+                outbox_rows,
+            );
             registry.register(
                 "orderflow_outbox_oldest_age_seconds",
                 "Age of the oldest unpublished event",
                 outbox_oldest_age,
             );
             registry.register("orderflow_relay_published", "Events acknowledged by the broker", published);
-            registry.register("orderflow_relay_in_flight", "Events sent, not yet acknowledged and deleted", in_flight);
+            registry.register(
+                "orderflow_relay_in_flight",
+                "Events sent, not yet acknowledged and deleted",
+                in_flight,
+            );
             registry.register("orderflow_relay_shards_led", "Shards this replica leads", shards_led);
             registry.register("orderflow_relay_errors", "Failures of the relay", errors);
         });

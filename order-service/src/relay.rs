@@ -96,7 +96,10 @@ impl Relay {
             }
         }
         if let Err(error) = state.leases.release_all(&self.pool).await {
-            tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "shards are let go by the end of their lease");
+            tracing::warn!(
+                error = format!("{:#}", anyhow::Error::new(error)),
+                "shards are let go by the end of their lease"
+            );
         }
         self.metrics.shards_led.set(0);
         self.health.retire(HEARTBEAT);
@@ -170,22 +173,30 @@ impl Relay {
         publisher.check(in_flight)?;
         leases.keep(&self.pool, |shard| in_flight.holds(shard)).await?;
         self.metrics.shards_led.set(leases.led());
+        self.metrics.in_flight.set(i64::try_from(in_flight.len()).unwrap_or(i64::MAX));
 
-        let room = usize::try_from(self.config.relay_max_in_flight).unwrap_or(usize::MAX).saturating_sub(in_flight.len());
+        let room = usize::try_from(self.config.relay_max_in_flight)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(in_flight.len());
         if room == 0 {
             return Ok(Round::Full);
         }
         if caught_up {
             return Ok(Round::None);
         }
-        let heads = read::heads(&self.pool, &leases.readable(), in_flight, room.min(self.config.relay_batch as usize)).await?;
+        let heads = read::heads(
+            &self.pool,
+            &leases.readable(),
+            in_flight,
+            room.min(self.config.relay_batch as usize),
+        )
+        .await?;
         let found = match (heads.rows.is_empty(), heads.more) {
             (true, _) => Round::None,
             (false, true) => Round::More,
             (false, false) => Round::Some,
         };
         let sent = publisher.publish(heads.rows, partitions, in_flight)?;
-        self.metrics.in_flight.set(i64::try_from(in_flight.len()).unwrap_or(i64::MAX));
         Ok(if sent.queue_full { Round::Full } else { found })
     }
 

@@ -43,9 +43,8 @@ impl Listeners {
     /// When one can't be bound.
     pub async fn bind(config: &ListenConfig) -> anyhow::Result<Self> {
         let ListenConfig { http_addr, admin_addr } = config;
-        let bind = async |addr| {
-            TcpListener::bind(addr).await.with_context(|| format!("failed to listen on {addr}"))
-        };
+        let bind =
+            async |addr| TcpListener::bind(addr).await.with_context(|| format!("failed to listen on {addr}"));
         Ok(Self { http: bind(*http_addr).await?, admin: bind(*admin_addr).await? })
     }
 }
@@ -57,7 +56,8 @@ impl Listeners {
 /// When the settings are wrong, the schema can't be used, or a listener fails.
 pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
     let grace = config.shutdown_grace;
-    let DatabaseConfig { database_url, database_max_connections, database_acquire_timeout } = &config.database;
+    let DatabaseConfig { database_url, database_max_connections, database_acquire_timeout } =
+        &config.database;
     let options = database::connect_options(database_url)?;
     let pool = database::pool(&options, *database_max_connections, *database_acquire_timeout);
     let relay_pool = database::pool(&options, RELAY_CONNECTIONS, *database_acquire_timeout);
@@ -147,8 +147,8 @@ async fn serve_requests(
     shutdown: &CancellationToken,
     drain: Duration,
 ) -> anyhow::Result<()> {
-    let server =
-        axum::serve(listener, http::router(api, config)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let server = axum::serve(listener, http::router(api, config))
+        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let out_of_time = async {
         shutdown.cancelled().await;
         tokio::time::sleep(drain).await;

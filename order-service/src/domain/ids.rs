@@ -44,10 +44,16 @@ impl UserId {
     pub fn parse(field: &str, text: String) -> Result<Self, Violation> {
         let count = text.chars().count();
         if count == 0 || count > MAX_USER_ID_CHARS {
-            return Err(Violation::new(field, format!("must have 1 to {MAX_USER_ID_CHARS} characters, not {count}")));
+            return Err(Violation::new(
+                field,
+                format!("must have 1 to {MAX_USER_ID_CHARS} characters, not {count}"),
+            ));
         }
         if text.chars().any(char::is_control) || text.trim().is_empty() {
-            return Err(Violation::new(field, "must be printable: no control characters, and not only blanks"));
+            return Err(Violation::new(
+                field,
+                "must be printable: no control characters, and not only blanks",
+            ));
         }
         Ok(Self(text))
     }

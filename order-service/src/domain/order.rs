@@ -44,7 +44,9 @@ impl NewOrder {
             .transpose()
             .map_err(|violation| violations.push(violation));
         match (user_id, coupon_code) {
-            (Ok(user_id), Ok(coupon_code)) if violations.is_empty() => Ok(Self { user_id, lines, coupon_code }),
+            (Ok(user_id), Ok(coupon_code)) if violations.is_empty() => {
+                Ok(Self { user_id, lines, coupon_code })
+            }
             _ => Err(violations),
         }
     }

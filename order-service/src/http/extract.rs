@@ -38,7 +38,9 @@ impl<S: Send + Sync> FromRequestParts<S> for OrderPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let PathText(text) = PathText::from_request_parts(parts, state).await?;
-        let id = text.parse().map_err(|_| ApiError::BadParameter("the order id in the path must be a UUID".to_owned()))?;
+        let id = text
+            .parse()
+            .map_err(|_| ApiError::BadParameter("the order id in the path must be a UUID".to_owned()))?;
         Ok(Self(id))
     }
 }

@@ -9,7 +9,10 @@ use super::{cancel_order, confirm_order, create_order, get_order, list_orders};
 /// The API as OpenAPI 3.1.
 #[derive(OpenApi, Clone, Copy, Debug)]
 #[openapi(
-    info(title = "orderflow order service", description = "Orders whose events reach Kafka in order and without loss."),
+    info(
+        title = "orderflow order service",
+        description = "Orders whose events reach Kafka in order and without loss."
+    ),
     paths(
         create_order::create_order,
         get_order::get_order,

@@ -95,7 +95,8 @@ pub enum ApiError {
 type Kind = (StatusCode, &'static str, &'static str);
 
 const NOT_FOUND: Kind = (StatusCode::NOT_FOUND, "not-found", "Not found");
-const UNAVAILABLE: Kind = (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The service is not available right now");
+const UNAVAILABLE: Kind =
+    (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The service is not available right now");
 const INTERNAL: Kind = (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The service failed");
 
 impl ApiError {
@@ -108,13 +109,19 @@ impl ApiError {
     fn kind(&self) -> Kind {
         match self {
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed-body", "The body is not JSON"),
-            Self::Shape(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unexpected-body", "The body is not as described"),
-            Self::ContentType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type", "Unsupported media type"),
+            Self::Shape(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "unexpected-body", "The body is not as described")
+            }
+            Self::ContentType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type", "Unsupported media type")
+            }
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large"),
             Self::BadParameter(_) => (StatusCode::BAD_REQUEST, "bad-parameter", "A parameter does not parse"),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request breaks a rule"),
             Self::NoSuchRoute | Self::NoSuchOrder(_) | Self::NoSuchEntry { .. } => NOT_FOUND,
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
+            Self::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
+            }
             Self::Place(error) => place_kind(error),
             Self::Change(error) => change_kind(error),
             Self::Database(error) => database_kind(error),
@@ -127,11 +134,21 @@ impl ApiError {
 
 fn place_kind(error: &PlaceError) -> Kind {
     match error {
-        PlaceError::UnknownProducts(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unknown-product", "Unknown product"),
-        PlaceError::InsufficientStock(_) => (StatusCode::CONFLICT, "insufficient-stock", "Insufficient stock"),
-        PlaceError::UnknownCoupon(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unknown-coupon", "Unknown coupon"),
-        PlaceError::CouponExhausted(_) => (StatusCode::CONFLICT, "coupon-exhausted", "The coupon has been used up"),
-        PlaceError::Amount(_) => (StatusCode::UNPROCESSABLE_ENTITY, "amount-too-large", "The amount is too large"),
+        PlaceError::UnknownProducts(_) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "unknown-product", "Unknown product")
+        }
+        PlaceError::InsufficientStock(_) => {
+            (StatusCode::CONFLICT, "insufficient-stock", "Insufficient stock")
+        }
+        PlaceError::UnknownCoupon(_) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "unknown-coupon", "Unknown coupon")
+        }
+        PlaceError::CouponExhausted(_) => {
+            (StatusCode::CONFLICT, "coupon-exhausted", "The coupon has been used up")
+        }
+        PlaceError::Amount(_) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "amount-too-large", "The amount is too large")
+        }
         PlaceError::Encode(_) => INTERNAL,
         PlaceError::Database(error) => database_kind(error),
     }
@@ -140,8 +157,12 @@ fn place_kind(error: &PlaceError) -> Kind {
 fn change_kind(error: &ChangeError) -> Kind {
     match error {
         ChangeError::NotFound(_) => NOT_FOUND,
-        ChangeError::Stale { .. } => (StatusCode::PRECONDITION_FAILED, "stale", "The order has changed meanwhile"),
-        ChangeError::Status(_) => (StatusCode::CONFLICT, "status-conflict", "The order's status does not allow this"),
+        ChangeError::Stale { .. } => {
+            (StatusCode::PRECONDITION_FAILED, "stale", "The order has changed meanwhile")
+        }
+        ChangeError::Status(_) => {
+            (StatusCode::CONFLICT, "status-conflict", "The order's status does not allow this")
+        }
         ChangeError::Encode(_) => INTERNAL,
         ChangeError::Database(error) => database_kind(error),
     }
@@ -156,9 +177,12 @@ impl IntoResponse for ApiError {
         let (status, word, title) = self.kind();
         let detail = match (status, &self) {
             (StatusCode::INTERNAL_SERVER_ERROR, _) => "see the service's log".to_owned(),
-            (_, Self::Place(PlaceError::Database(_)) | Self::Change(ChangeError::Database(_)) | Self::Database(_)) => {
-                "the database did not answer in time; try again".to_owned()
-            }
+            (
+                _,
+                Self::Place(PlaceError::Database(_))
+                | Self::Change(ChangeError::Database(_))
+                | Self::Database(_),
+            ) => "the database did not answer in time; try again".to_owned(),
             _ => self.to_string(),
         };
         if status.is_server_error() {

@@ -24,7 +24,9 @@ pub enum RelayError {
     #[error("failed to read the metadata of the topic")]
     Metadata(#[source] KafkaError),
     /// The topic has fewer partitions than its keys were mapped by: someone made it anew, or the record is wrong.
-    #[error("topic {topic} has {actual} partitions, recorded are {recorded}; give it back its partitions, or correct topic_partitions once every group has read all of it")]
+    #[error(
+        "topic {topic} has {actual} partitions, recorded are {recorded}; give it back its partitions, or correct topic_partitions once every group has read all of it"
+    )]
     Shrunk {
         /// The topic.
         topic: String,

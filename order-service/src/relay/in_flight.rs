@@ -138,7 +138,8 @@ mod tests {
         for id in 1..=4 {
             in_flight.sent(row(0, id));
         }
-        let (count, failure) = in_flight.delivered(vec![delivered(row(0, 1)), failed(row(0, 2)), failed(row(0, 3))]);
+        let (count, failure) =
+            in_flight.delivered(vec![delivered(row(0, 1)), failed(row(0, 2)), failed(row(0, 3))]);
         assert_eq!((count, failure.map(|(row, _)| row.id)), (1, Some(2)));
         in_flight.restart(vec![delivered(row(0, 4))]);
         assert_eq!(in_flight.ids(), [1, 4], "these are only to be deleted; 2 and 3 are read again");

@@ -114,10 +114,12 @@ impl Leases {
             .bind(self.ttl.as_secs_f64())
             .execute(pool)
             .await?;
-            sqlx::query("delete from relay_members where expires_at < clock_timestamp() - make_interval(secs => $1)")
-                .bind(MEMBER_RETENTION_SECONDS)
-                .execute(pool)
-                .await?;
+            sqlx::query(
+                "delete from relay_members where expires_at < clock_timestamp() - make_interval(secs => $1)",
+            )
+            .bind(MEMBER_RETENTION_SECONDS)
+            .execute(pool)
+            .await?;
             sqlx::query_scalar("select owner from relay_members where expires_at > clock_timestamp()")
                 .fetch_all(pool)
                 .await
@@ -131,7 +133,8 @@ impl Leases {
              where owner = $1 returning shard",
         );
         let shards: Vec<i16> =
-            bounded("renew leases", statement.bind(&self.owner).bind(self.ttl.as_secs_f64()).fetch_all(pool)).await?;
+            bounded("renew leases", statement.bind(&self.owner).bind(self.ttl.as_secs_f64()).fetch_all(pool))
+                .await?;
         Ok(shards.into_iter().collect())
     }
 

@@ -61,7 +61,9 @@ async fn fetch(publisher: &Publisher, topic: &str) -> Result<Option<i32>, RelayE
     let fetched = tokio::task::spawn_blocking(move || {
         use rdkafka::producer::Producer;
         let metadata = producer.client().fetch_metadata(Some(&name), METADATA_TIMEOUT)?;
-        let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else { return Ok(None) };
+        let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
+            return Ok(None);
+        };
         match topic.error().map(RDKafkaErrorCode::from) {
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
             Some(code) => Err(KafkaError::MetadataFetch(code)),
@@ -77,12 +79,17 @@ async fn fetch(publisher: &Publisher, topic: &str) -> Result<Option<i32>, RelayE
 
 async fn record(pool: &PgPool, topic: &str, actual: i32) -> Result<i32, DatabaseError> {
     bounded("record the partition count", async {
-        sqlx::query("insert into topic_partitions (topic, partitions) values ($1, $2) on conflict (topic) do nothing")
+        sqlx::query(
+            "insert into topic_partitions (topic, partitions) values ($1, $2) on conflict (topic) do nothing",
+        )
+        .bind(topic)
+        .bind(actual)
+        .execute(pool)
+        .await?;
+        sqlx::query_scalar("select partitions from topic_partitions where topic = $1")
             .bind(topic)
-            .bind(actual)
-            .execute(pool)
-            .await?;
-        sqlx::query_scalar("select partitions from topic_partitions where topic = $1").bind(topic).fetch_one(pool).await
+            .fetch_one(pool)
+            .await
     })
     .await
 }

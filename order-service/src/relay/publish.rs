@@ -83,8 +83,8 @@ impl Publisher {
             .set("reconnect.backoff.max.ms", RECONNECT_MAX_MILLIS)
             .set("queue.buffering.max.messages", config.relay_max_in_flight.max(1).to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KBYTES);
-        let producer =
-            RelayProducer::from_config_and_context(&settings, ReportTo(reports.clone())).map_err(RelayError::Connect)?;
+        let producer = RelayProducer::from_config_and_context(&settings, ReportTo(reports.clone()))
+            .map_err(RelayError::Connect)?;
         let (topic, stall) = (config.topic.clone(), config.relay_stall);
         Ok(Self { producer: Some(Arc::new(producer)), reports, topic, stall })
     }

@@ -84,11 +84,12 @@ pub async fn load(pool: &PgPool, products: &[Product], coupons: &[Coupon]) -> Re
 /// # Errors
 /// When the database fails.
 pub async fn product(pool: &PgPool, product_id: &ProductId) -> Result<Option<Product>, DatabaseError> {
-    let found: Option<(i64, i64)> = sqlx::query_as("select price_minor, stock from products where product_id = $1")
-        .bind(product_id.as_str())
-        .fetch_optional(pool)
-        .await
-        .map_err(DatabaseError::during("read the product"))?;
+    let found: Option<(i64, i64)> =
+        sqlx::query_as("select price_minor, stock from products where product_id = $1")
+            .bind(product_id.as_str())
+            .fetch_optional(pool)
+            .await
+            .map_err(DatabaseError::during("read the product"))?;
     Ok(found.map(|(price_minor, stock)| Product { product_id: product_id.clone(), price_minor, stock }))
 }
 

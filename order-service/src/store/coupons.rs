@@ -29,7 +29,11 @@ pub async fn redeem(connection: &mut PgConnection, code: &CouponCode) -> Result<
         .fetch_one(connection)
         .await
         .map_err(DatabaseError::during("look for coupon"))?;
-    Err(if exists { PlaceError::CouponExhausted(code.clone()) } else { PlaceError::UnknownCoupon(code.clone()) })
+    Err(if exists {
+        PlaceError::CouponExhausted(code.clone())
+    } else {
+        PlaceError::UnknownCoupon(code.clone())
+    })
 }
 
 /// Gives one use of the coupon back.

@@ -29,12 +29,10 @@ pub const CONDITION: &str = "database";
 /// When the URL does not parse. The URL itself is not in the message: it holds a password.
 pub fn connect_options(url: &Secret) -> anyhow::Result<PgConnectOptions> {
     let options: PgConnectOptions = url.expose().parse().context("failed to parse DATABASE_URL")?;
-    Ok(options
-        .application_name("order-service")
-        .options([
-            ("statement_timeout", STATEMENT_TIMEOUT),
-            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
-        ]))
+    Ok(options.application_name("order-service").options([
+        ("statement_timeout", STATEMENT_TIMEOUT),
+        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
+    ]))
 }
 
 /// A pool that connects when first asked.
@@ -80,6 +78,6 @@ async fn migrate_once(options: &PgConnectOptions) -> Result<(), MigrateError> {
     let mut migrations = sqlx::migrate!("./migrations");
     // A newer version may have been here and been rolled back: its migrations survive this binary by rule.
     migrations.set_ignore_missing(true);
-    migrations.run(&mut connection).await?;
+    migrations.run_direct(None, &mut connection, false).await?;
     connection.close().await.map_err(MigrateError::Execute)
 }

@@ -34,7 +34,9 @@ impl DatabaseError {
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         match &self.source {
-            Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => true,
+            Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => {
+                true
+            }
             Error::Database(_) => self.sql_state().is_some_and(|state| {
                 // Classes: connection, insufficient resources, operator intervention (shutdown, cancelled by timeout),
                 // and by themselves: lock timeout, read-only (a primary that became a standby), conflicts.

@@ -229,8 +229,9 @@ impl FromRow<'_, PgRow> for Order {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         let id = OrderId(row.try_get::<Uuid, _>("id")?);
         let status: String = row.try_get("status")?;
-        let status =
-            status.parse().map_err(|_| sqlx::Error::Decode(Box::new(CorruptOrder { id, status: status.clone() })))?;
+        let status = status
+            .parse()
+            .map_err(|_| sqlx::Error::Decode(Box::new(CorruptOrder { id, status: status.clone() })))?;
         let Json(items): Json<Vec<OrderItem>> = row.try_get("items")?;
         let created_at = Timestamp::from_microsecond(row.try_get("created_micros")?)
             .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;

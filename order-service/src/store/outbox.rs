@@ -49,15 +49,17 @@ pub async fn record(
     occurred_at: Timestamp,
 ) -> Result<(), RecordError> {
     let encoded = order.event(event_type, occurred_at).encode()?;
-    sqlx::query("insert into outbox (shard, order_id, version, headers, payload) values ($1, $2, $3, $4, $5)")
-        .bind(shard_of(order.id))
-        .bind(order.id.0)
-        .bind(order.version)
-        .bind(Json(&encoded.headers))
-        .bind(&encoded.payload)
-        .execute(connection)
-        .await
-        .map_err(DatabaseError::during("record event"))?;
+    sqlx::query(
+        "insert into outbox (shard, order_id, version, headers, payload) values ($1, $2, $3, $4, $5)",
+    )
+    .bind(shard_of(order.id))
+    .bind(order.id.0)
+    .bind(order.version)
+    .bind(Json(&encoded.headers))
+    .bind(&encoded.payload)
+    .execute(connection)
+    .await
+    .map_err(DatabaseError::during("record event"))?;
     Ok(())
 }
 

@@ -69,9 +69,16 @@ async fn a_users_orders_are_listed_newest_first_page_by_page() {
         placed.reverse();
         let (mut listed, mut cursor) = (Vec::new(), String::new());
         loop {
-            let page: Value =
-                shop.get(&format!("/orders?userId=u1&limit=2{cursor}")).send().await.unwrap().json().await.unwrap();
-            let ids = page["orders"].as_array().unwrap().iter().map(|order| order["orderId"].as_str().unwrap());
+            let page: Value = shop
+                .get(&format!("/orders?userId=u1&limit=2{cursor}"))
+                .send()
+                .await
+                .unwrap()
+                .json()
+                .await
+                .unwrap();
+            let ids =
+                page["orders"].as_array().unwrap().iter().map(|order| order["orderId"].as_str().unwrap());
             listed.extend(ids.map(str::to_owned));
             let Some(next) = page["nextCursor"].as_str() else { break };
             cursor = format!("&cursor={next}");
@@ -100,7 +107,9 @@ async fn the_catalogue_is_loaded_anew_without_forgetting_how_often_a_coupon_was_
             assert_eq!(response.status(), StatusCode::NOT_FOUND);
             assert_eq!(response.headers()["content-type"], "application/problem+json");
         }
-        let refused = shop.put_catalogue(json!({"products": [{"productId": "p1", "priceMinor": 1, "stock": -1}]})).await;
+        let refused = shop
+            .put_catalogue(json!({"products": [{"productId": "p1", "priceMinor": 1, "stock": -1}]}))
+            .await;
         assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY);
         shop.stop().await;
     })

@@ -28,7 +28,9 @@ fn line(product: &str, quantity: &Value) -> Value {
 
 /// (what, body, status, problem)
 fn bad_orders() -> Vec<(&'static str, String, u16, &'static str)> {
-    let many = |count: usize| -> Value { (0..count).map(|n| json!({"productId": format!("p{n}"), "quantity": 1})).collect() };
+    let many = |count: usize| -> Value {
+        (0..count).map(|n| json!({"productId": format!("p{n}"), "quantity": 1})).collect()
+    };
     let one = |quantity: Value| order(&line("p1", &quantity));
     let with = |extra: Value| {
         let mut body = json!({"userId": "u1", "items": line("p1", &json!(1))});
@@ -38,7 +40,8 @@ fn bad_orders() -> Vec<(&'static str, String, u16, &'static str)> {
     vec![
         ("no JSON", "{".to_owned(), 400, "malformed-body"),
         ("empty body", String::new(), 400, "malformed-body"),
-        ("deeply nested", "[".repeat(10_000), 400, "malformed-body"),
+        ("deeply nested", "[".repeat(10_000), 422, "unexpected-body"),
+        ("text after the end", order(&line("p1", &json!(1))) + "}", 400, "malformed-body"),
         ("another shape", "[]".to_owned(), 422, "unexpected-body"),
         ("no fields", "{}".to_owned(), 422, "unexpected-body"),
         ("unknown field", with(json!({"discount": 100})), 422, "unexpected-body"),
@@ -52,9 +55,26 @@ fn bad_orders() -> Vec<(&'static str, String, u16, &'static str)> {
         ("half a unit", one(json!(0.5)), 422, "unexpected-body"),
         ("quantity as text", one(json!("1")), 422, "unexpected-body"),
         ("more than there is", one(json!(11)), 409, "insufficient-stock"),
-        ("more than there is in sum", order(&json!([{"productId": "p1", "quantity": 6}, {"productId": "p1", "quantity": 5}])), 409, "insufficient-stock"),
-        ("one line of two is short", order(&json!([{"productId": "p2", "quantity": 1}, {"productId": "p1", "quantity": 11}])), 409, "insufficient-stock"),
-        ("amount beyond 64 bits", order(&(0..20).map(|n| json!({"productId": format!("gold{n}"), "quantity": 1_000_000})).collect()), 422, "amount-too-large"),
+        (
+            "more than there is in sum",
+            order(&json!([{"productId": "p1", "quantity": 6}, {"productId": "p1", "quantity": 5}])),
+            409,
+            "insufficient-stock",
+        ),
+        (
+            "one line of two is short",
+            order(&json!([{"productId": "p2", "quantity": 1}, {"productId": "p1", "quantity": 11}])),
+            409,
+            "insufficient-stock",
+        ),
+        (
+            "amount beyond 64 bits",
+            order(
+                &(0..20).map(|n| json!({"productId": format!("gold{n}"), "quantity": 1_000_000})).collect(),
+            ),
+            422,
+            "amount-too-large",
+        ),
         ("no lines", order(&json!([])), 422, "invalid"),
         ("101 lines", order(&many(101)), 422, "invalid"),
         ("10,000 lines", order(&many(10_000)), 413, "body-too-large"),
@@ -106,18 +126,43 @@ async fn every_bad_request_gets_its_problem() {
         let before = bench.state().await;
         let cases: Vec<(&str, RequestBuilder, u16, &str)> = vec![
             ("no content type", shop.post("/orders").body(good.clone()), 415, "content-type"),
-            ("another content type", shop.post("/orders").header("content-type", "text/plain").body(good), 415, "content-type"),
+            (
+                "another content type",
+                shop.post("/orders").header("content-type", "text/plain").body(good),
+                415,
+                "content-type",
+            ),
             ("unknown route", shop.get("/elsewhere"), 404, "not-found"),
             ("catalogue on the public port", shop.request("PUT", "/catalogue"), 404, "not-found"),
             ("wrong method", shop.request("DELETE", "/orders"), 405, "method-not-allowed"),
-            ("wrong method on an order", shop.request("PUT", &format!("/orders/{id}")), 405, "method-not-allowed"),
+            (
+                "wrong method on an order",
+                shop.request("PUT", &format!("/orders/{id}")),
+                405,
+                "method-not-allowed",
+            ),
             ("no UUID", shop.get("/orders/1001"), 400, "bad-parameter"),
             ("no UTF-8", shop.get("/orders/%ff"), 400, "bad-parameter"),
             ("no such order", shop.get(&format!("/orders/{missing}")), 404, "not-found"),
             ("confirm no such order", shop.post(&format!("/orders/{missing}/confirm")), 404, "not-found"),
-            ("malformed If-Match", shop.post(&format!("/orders/{id}/confirm")).header("if-match", "1"), 400, "bad-parameter"),
-            ("another version", shop.post(&format!("/orders/{id}/confirm")).header("if-match", "\"9\""), 412, "stale"),
-            ("another version to cancel", shop.post(&format!("/orders/{id}/cancel")).header("if-match", "W/\"1\""), 412, "stale"),
+            (
+                "malformed If-Match",
+                shop.post(&format!("/orders/{id}/confirm")).header("if-match", "1"),
+                400,
+                "bad-parameter",
+            ),
+            (
+                "another version",
+                shop.post(&format!("/orders/{id}/confirm")).header("if-match", "\"9\""),
+                412,
+                "stale",
+            ),
+            (
+                "another version to cancel",
+                shop.post(&format!("/orders/{id}/cancel")).header("if-match", "W/\"1\""),
+                412,
+                "stale",
+            ),
             ("list without user", shop.get("/orders"), 400, "bad-parameter"),
             ("list with unknown parameter", shop.get("/orders?userId=u1&page=2"), 400, "bad-parameter"),
             ("list with no number", shop.get("/orders?userId=u1&limit=ten"), 400, "bad-parameter"),

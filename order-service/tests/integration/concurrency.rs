@@ -70,7 +70,8 @@ async fn of_many_confirmations_of_one_version_one_succeeds() {
         let path = format!("/orders/{id}/confirm");
         let confirm = || shop.post(&path).header("if-match", "\"1\"").send();
         let answers = join_all((0..20).map(|_| confirm())).await;
-        let accepted = answers.iter().filter(|answer| answer.as_ref().unwrap().status() == StatusCode::OK).count();
+        let accepted =
+            answers.iter().filter(|answer| answer.as_ref().unwrap().status() == StatusCode::OK).count();
         assert_eq!(accepted, 1);
         assert_eq!(bench.number("select version from orders").await, 2);
         shop.stop().await;

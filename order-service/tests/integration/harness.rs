@@ -26,14 +26,14 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 /// Longest wait for anything: far above what it takes, on a machine that does other things too.
-pub const DEADLINE: Duration = Duration::from_secs(40);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
 /// Pause between looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What to do when a backend is missing.
 const HINT: &str = "run lab/backends up";
 
 /// Runs `test` in a database and a topic of its own, and removes both whatever happens.
-pub async fn bench(partitions: Option<i32>, test: impl AsyncFnOnce(&Bench)) {
+pub(crate) async fn bench(partitions: Option<i32>, test: impl AsyncFnOnce(&Bench)) {
     runtime::tls::install_provider();
     let _ = tracing_subscriber_for_failures();
     let bench = Bench::set_up(partitions).await;
@@ -46,22 +46,25 @@ pub async fn bench(partitions: Option<i32>, test: impl AsyncFnOnce(&Bench)) {
 
 fn tracing_subscriber_for_failures() -> anyhow::Result<()> {
     let log = env::var("LOG").unwrap_or_else(|_| "off".to_owned());
-    runtime::telemetry::init(&runtime::telemetry::LogArgs { log, log_format: runtime::telemetry::LogFormat::Text })
+    runtime::telemetry::init(&runtime::telemetry::LogArgs {
+        log,
+        log_format: runtime::telemetry::LogFormat::Text,
+    })
 }
 
 /// A test's own database and topic.
-pub struct Bench {
-    pub pool: PgPool,
-    pub topic: String,
-    pub kafka: String,
+pub(crate) struct Bench {
+    pub(crate) pool: PgPool,
+    pub(crate) topic: String,
+    pub(crate) kafka: String,
     database: String,
     server: PgConnectOptions,
 }
 
 impl Bench {
     async fn set_up(partitions: Option<i32>) -> Self {
-        let url =
-            env::var("TEST_DATABASE_URL").unwrap_or_else(|_| "postgres://postgres@127.0.0.1:15433/postgres".to_owned());
+        let url = env::var("TEST_DATABASE_URL")
+            .unwrap_or_else(|_| "postgres://postgres@127.0.0.1:15433/postgres".to_owned());
         let kafka = env::var("TEST_KAFKA").unwrap_or_else(|_| "127.0.0.1:19094".to_owned());
         let server: PgConnectOptions = url.parse().expect("TEST_DATABASE_URL is a URL");
         let name = Uuid::new_v4().simple().to_string();
@@ -71,9 +74,13 @@ impl Bench {
             .ok()
             .and_then(Result::ok)
             .unwrap_or_else(|| panic!("PostgreSQL is unreachable at {url}: {HINT}"));
-        sqlx::query(AssertSqlSafe(format!("create database {database}"))).execute(&mut connection).await.unwrap();
+        sqlx::query(AssertSqlSafe(format!("create database {database}")))
+            .execute(&mut connection)
+            .await
+            .unwrap();
         connection.close().await.unwrap();
-        let pool = PgPoolOptions::new().max_connections(4).connect_lazy_with(server.clone().database(&database));
+        let pool =
+            PgPoolOptions::new().max_connections(4).connect_lazy_with(server.clone().database(&database));
         let bench = Self { pool, topic, kafka, database, server };
         if let Some(partitions) = partitions {
             bench.create_topic(partitions).await;
@@ -100,20 +107,23 @@ impl Bench {
         self.client().create().unwrap()
     }
 
-    pub async fn create_topic(&self, partitions: i32) {
+    pub(crate) async fn create_topic(&self, partitions: i32) {
         let topic = NewTopic::new(&self.topic, partitions, TopicReplication::Fixed(1));
         let made = self.admin().create_topics([&topic], &options()).await;
-        let made = made.unwrap_or_else(|error| panic!("Kafka is unreachable at {}: {error}; {HINT}", self.kafka));
-        made.into_iter().for_each(|topic| drop(topic.unwrap_or_else(|(name, code)| panic!("{name}: {code}; {HINT}"))));
+        let made =
+            made.unwrap_or_else(|error| panic!("Kafka is unreachable at {}: {error}; {HINT}", self.kafka));
+        made.into_iter()
+            .for_each(|topic| drop(topic.unwrap_or_else(|(name, code)| panic!("{name}: {code}; {HINT}"))));
     }
 
-    pub async fn grow_topic(&self, partitions: usize) {
-        let grown = self.admin().create_partitions([&NewPartitions::new(&self.topic, partitions)], &options()).await;
+    pub(crate) async fn grow_topic(&self, partitions: usize) {
+        let grown =
+            self.admin().create_partitions([&NewPartitions::new(&self.topic, partitions)], &options()).await;
         grown.unwrap().into_iter().for_each(|topic| drop(topic.unwrap()));
     }
 
     /// The settings of an instance named `name`, with short leases; to be adjusted by the test.
-    pub fn config(&self, name: &str) -> Config {
+    pub(crate) fn config(&self, name: &str) -> Config {
         let host = self.server.get_host();
         let port = self.server.get_port();
         let user = self.server.get_username();
@@ -146,11 +156,11 @@ impl Bench {
     }
 
     /// An instance that is ready.
-    pub async fn start(&self, name: &str) -> Instance {
+    pub(crate) async fn start(&self, name: &str) -> Instance {
         self.start_with(self.config(name)).await
     }
 
-    pub async fn start_with(&self, config: Config) -> Instance {
+    pub(crate) async fn start_with(&self, config: Config) -> Instance {
         let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listeners = Listeners { http: bind().await, admin: bind().await };
         let base = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
@@ -162,23 +172,24 @@ impl Bench {
         instance
     }
 
-    pub async fn outbox_rows(&self) -> i64 {
+    pub(crate) async fn outbox_rows(&self) -> i64 {
         self.number("select count(*) from outbox").await
     }
 
-    pub async fn number(&self, query: &'static str) -> i64 {
+    pub(crate) async fn number(&self, query: &'static str) -> i64 {
         sqlx::query_scalar(query).fetch_one(&self.pool).await.unwrap()
     }
 
-    pub async fn until_published(&self) {
+    pub(crate) async fn until_published(&self) {
         until("the outbox is empty", async || self.outbox_rows().await == 0).await;
     }
 
     /// Everything that an order or a refusal could change.
-    pub async fn state(&self) -> (i64, i64, i64, i64) {
+    pub(crate) async fn state(&self) -> (i64, i64, i64, i64) {
         sqlx::query_as(
             "select (select count(*) from orders), (select count(*) from outbox),
-                    (select sum(stock) from products)::bigint, (select sum(used) from coupons)::bigint",
+                    (select coalesce(sum(stock), 0) from products)::bigint,
+                    (select coalesce(sum(used), 0) from coupons)::bigint",
         )
         .fetch_one(&self.pool)
         .await
@@ -186,7 +197,7 @@ impl Bench {
     }
 
     /// Every record that the topic holds now, partition by partition.
-    pub async fn records(&self) -> Vec<Record> {
+    pub(crate) async fn records(&self) -> Vec<Record> {
         let (config, topic) = (self.client(), self.topic.clone());
         tokio::task::spawn_blocking(move || read_topic(config, &topic)).await.unwrap()
     }
@@ -194,25 +205,25 @@ impl Bench {
 
 /// A record of the topic.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Record {
-    pub partition: i32,
-    pub key: String,
-    pub headers: Vec<(String, String)>,
-    pub payload: Vec<u8>,
+pub(crate) struct Record {
+    pub(crate) partition: i32,
+    pub(crate) key: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Record {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.payload).unwrap()
     }
 
-    pub fn version(&self) -> i64 {
+    pub(crate) fn version(&self) -> i64 {
         self.json()["version"].as_i64().unwrap()
     }
 }
 
 /// The versions of each order in the order in which they stand in the topic.
-pub fn versions_by_order(records: &[Record]) -> BTreeMap<String, Vec<i64>> {
+pub(crate) fn versions_by_order(records: &[Record]) -> BTreeMap<String, Vec<i64>> {
     let mut versions: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     for record in records {
         versions.entry(record.key.clone()).or_default().push(record.version());
@@ -224,7 +235,8 @@ fn read_topic(mut config: ClientConfig, topic: &str) -> Vec<Record> {
     config.set("group.id", "it-reader").set("enable.auto.commit", "false");
     let consumer: BaseConsumer = config.create().unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).unwrap();
-    let partitions: Vec<i32> = metadata.topics()[0].partitions().iter().map(|partition| partition.id()).collect();
+    let partitions: Vec<i32> =
+        metadata.topics()[0].partitions().iter().map(|partition| partition.id()).collect();
     let mut records = Vec::new();
     for partition in partitions {
         let (low, high) = consumer.fetch_watermarks(topic, partition, DEADLINE).unwrap();
@@ -258,37 +270,37 @@ fn options() -> AdminOptions {
 }
 
 /// A running service.
-pub struct Instance {
-    pub http: String,
-    pub admin: String,
+pub(crate) struct Instance {
+    pub(crate) http: String,
+    pub(crate) admin: String,
     client: Client,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Instance {
-    pub fn get(&self, path: &str) -> RequestBuilder {
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
         self.client.get(format!("{}{path}", self.http))
     }
 
-    pub fn post(&self, path: &str) -> RequestBuilder {
+    pub(crate) fn post(&self, path: &str) -> RequestBuilder {
         self.client.post(format!("{}{path}", self.http))
     }
 
-    pub fn request(&self, method: &str, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: &str, path: &str) -> RequestBuilder {
         self.client.request(method.parse().unwrap(), format!("{}{path}", self.http))
     }
 
-    pub async fn admin_get(&self, path: &str) -> Response {
+    pub(crate) async fn admin_get(&self, path: &str) -> Response {
         self.client.get(format!("{}{path}", self.admin)).send().await.unwrap()
     }
 
-    pub async fn put_catalogue(&self, body: impl serde::Serialize) -> Response {
+    pub(crate) async fn put_catalogue(&self, body: impl serde::Serialize) -> Response {
         self.client.put(format!("{}/catalogue", self.admin)).json(&body).send().await.unwrap()
     }
 
     /// Loads products `(id, price, stock)` and coupons `(code, percent, uses)`.
-    pub async fn load(&self, products: &[(&str, i64, i64)], coupons: &[(&str, u8, i64)]) {
+    pub(crate) async fn load(&self, products: &[(&str, i64, i64)], coupons: &[(&str, u8, i64)]) {
         let products = products.iter().map(|(product_id, price_minor, stock)| ProductEntry {
             product_id: (*product_id).to_owned(),
             price_minor: *price_minor,
@@ -305,7 +317,7 @@ impl Instance {
     }
 
     /// Orders one line and answers the raw response.
-    pub async fn order(&self, product: &str, quantity: i64, coupon: Option<&str>) -> Response {
+    pub(crate) async fn order(&self, product: &str, quantity: i64, coupon: Option<&str>) -> Response {
         let mut body = json!({"userId": "u1", "items": [{"productId": product, "quantity": quantity}]});
         if let Some(code) = coupon {
             body["couponCode"] = code.into();
@@ -314,44 +326,44 @@ impl Instance {
     }
 
     /// Places an order of one unit of `product` that must be accepted, and answers its id.
-    pub async fn placed(&self, product: &str) -> String {
+    pub(crate) async fn placed(&self, product: &str) -> String {
         let response = self.order(product, 1, None).await;
         assert_eq!(response.status(), StatusCode::CREATED);
         let body: Value = response.json().await.unwrap();
         body["orderId"].as_str().unwrap().to_owned()
     }
 
-    pub async fn changed(&self, id: &str, verb: &str) {
+    pub(crate) async fn changed(&self, id: &str, verb: &str) {
         let response = self.post(&format!("/orders/{id}/{verb}")).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::OK, "{verb} {id}");
     }
 
-    pub async fn is_ready(&self) -> bool {
+    pub(crate) async fn is_ready(&self) -> bool {
         assert!(!self.task.is_finished(), "the instance ended by itself");
         self.admin_get("/readyz").await.status() == StatusCode::OK
     }
 
-    pub async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
         let text = self.admin_get("/metrics").await.text().await.unwrap();
         let line = text.lines().find(|line| line.split([' ', '{']).next() == Some(name));
         line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(0.0)
     }
 
     /// Ends it as SIGTERM does.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         tokio::time::timeout(DEADLINE, self.task).await.expect("it stops in time").unwrap().unwrap();
     }
 
     /// Ends it at once: nothing is flushed or let go.
-    pub async fn crash(self) {
+    pub(crate) async fn crash(self) {
         self.task.abort();
         let _ = self.task.await;
     }
 }
 
 /// Waits until `condition` holds.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let started = Instant::now();
     while !condition().await {
         assert!(started.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain until {what}");

@@ -1,5 +1,7 @@
 //! The service against a real PostgreSQL and a real Kafka, each test in a database and a topic of its own.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic with the line is the message")]
+
 mod harness;
 mod api;
 mod bad_input;

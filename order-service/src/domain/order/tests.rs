@@ -33,7 +33,14 @@ fn every_violation_is_named_at_once() {
     let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
     assert_eq!(
         fields,
-        ["userId", "items[0].productId", "items[1].quantity", "items[2].quantity", "items[3].quantity", "couponCode"]
+        [
+            "userId",
+            "items[0].productId",
+            "items[1].quantity",
+            "items[2].quantity",
+            "items[3].quantity",
+            "couponCode"
+        ]
     );
 }
 
@@ -68,10 +75,16 @@ fn an_order_is_confirmed_once_and_cancelled_once_each_with_one_version_more() {
 #[test]
 fn an_event_is_the_order_as_it_stands() {
     let mut order = order();
-    order.apply_coupon(&CouponCode::parse("couponCode", "TEN".to_owned()).unwrap(), CouponTerms::PercentOff(10));
+    order.apply_coupon(
+        &CouponCode::parse("couponCode", "TEN".to_owned()).unwrap(),
+        CouponTerms::PercentOff(10),
+    );
     let event = order.event(EventType::OrderCreated, order.created_at);
     assert_eq!((event.order_id, event.version), (order.id, 1));
-    assert_eq!((event.order.subtotal_minor, event.order.discount_minor, event.order.total_minor), (300, 30, 270));
+    assert_eq!(
+        (event.order.subtotal_minor, event.order.discount_minor, event.order.total_minor),
+        (300, 30, 270)
+    );
     assert_eq!(event.order.coupon_code.as_deref(), Some("TEN"));
 }
 

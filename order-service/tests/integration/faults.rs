@@ -1,0 +1,184 @@
+//! Kafka or database fail for a while: orders go on or are refused cleanly, and no event is lost or overtakes another.
+//!
+//! librdkafka's mock cluster plays a Kafka that can be taken down and made to answer with errors.
+
+use std::time::Duration;
+
+use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use reqwest::StatusCode;
+use sqlx::postgres::PgPool;
+
+use crate::harness::{Bench, Instance, bench, until, versions_by_order};
+
+/// An address on which nothing listens.
+const NOWHERE: &str = "127.0.0.1:9";
+
+async fn orders_and_confirms(shop: &Instance, count: usize) {
+    for _ in 0..count {
+        let id = shop.placed("p1").await;
+        shop.changed(&id, "confirm").await;
+    }
+}
+
+async fn assert_each_order_has_versions_one_and_two(bench: &Bench, pool: &PgPool) {
+    let orders: i64 = sqlx::query_scalar("select count(*) from orders").fetch_one(pool).await.unwrap();
+    let versions = versions_by_order(&bench.records().await);
+    assert_eq!(i64::try_from(versions.len()).unwrap(), orders);
+    for (order, versions) in versions {
+        let mut first_seen = versions.clone();
+        first_seen.dedup();
+        let mut distinct = Vec::new();
+        first_seen.into_iter().for_each(|version| {
+            if !distinct.contains(&version) {
+                distinct.push(version);
+            }
+        });
+        assert_eq!(distinct, [1, 2], "first occurrences of {order} in {versions:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_go_on_without_kafka_and_are_published_when_it_is_back() {
+    bench(Some(3), async |bench| {
+        let mut config = bench.config("a");
+        config.kafka.kafka_bootstrap_servers = NOWHERE.to_owned();
+        let shop = bench.start_with(config).await;
+        shop.load(&[("p1", 100, 1000)], &[]).await;
+        orders_and_confirms(&shop, 5).await;
+        until("the relay has failed", async || shop.metric("orderflow_relay_errors_total").await >= 1.0)
+            .await;
+        assert!(shop.is_ready().await, "a lag is no unreadiness");
+        assert_eq!(bench.outbox_rows().await, 10);
+        shop.stop().await;
+
+        let shop = bench.start("b").await;
+        bench.until_published().await;
+        assert_each_order_has_versions_one_and_two(bench, &bench.pool).await;
+        shop.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_leaves_the_outbox_only_after_the_broker_acknowledged_it() {
+    bench(None, async |bench| {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic(&bench.topic, 3, 1).unwrap();
+        let mut config = bench.config("a");
+        config.kafka.kafka_bootstrap_servers = kafka.bootstrap_servers();
+        let shop = bench.start_with(config).await;
+        shop.load(&[("p1", 100, 1000)], &[]).await;
+        orders_and_confirms(&shop, 2).await;
+        bench.until_published().await;
+
+        kafka.broker_down(1).unwrap();
+        orders_and_confirms(&shop, 5).await;
+        until("they are in flight", async || shop.metric("orderflow_relay_in_flight").await == 10.0).await;
+        assert_eq!(bench.outbox_rows().await, 10, "sent, but not acknowledged");
+        kafka.broker_up(1).unwrap();
+        bench.until_published().await;
+        until("each was acknowledged once", async || {
+            shop.metric("orderflow_relay_published_total").await == 14.0
+        })
+        .await;
+        shop.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_the_broker_restarts_the_producer_from_the_heads() {
+    bench(None, async |bench| {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic(&bench.topic, 1, 1).unwrap();
+        let mut config = bench.config("a");
+        config.kafka.kafka_bootstrap_servers = kafka.bootstrap_servers();
+        let shop = bench.start_with(config).await;
+        shop.load(&[("p1", 100, 1000)], &[]).await;
+        kafka.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+        orders_and_confirms(&shop, 5).await;
+        bench.until_published().await;
+        assert!(shop.metric("orderflow_relay_errors_total").await >= 1.0);
+        shop.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_without_acknowledgements_starts_anew_after_its_bound() {
+    bench(None, async |bench| {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic(&bench.topic, 3, 1).unwrap();
+        let mut config = bench.config("a");
+        config.kafka.kafka_bootstrap_servers = kafka.bootstrap_servers();
+        config.relay.relay_stall = Duration::from_secs(1);
+        let shop = bench.start_with(config).await;
+        shop.load(&[("p1", 100, 1000)], &[]).await;
+        orders_and_confirms(&shop, 1).await;
+        bench.until_published().await;
+        kafka.broker_down(1).unwrap();
+        orders_and_confirms(&shop, 3).await;
+        until("it gave the producer up", async || shop.metric("orderflow_relay_errors_total").await >= 1.0)
+            .await;
+        kafka.broker_up(1).unwrap();
+        bench.until_published().await;
+        shop.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cuts_every_connection_costs_no_event() {
+    bench(Some(3), async |bench| {
+        let shop = bench.start("a").await;
+        shop.load(&[("p1", 100, 1000)], &[]).await;
+        for _ in 0..5 {
+            orders_and_confirms(&shop, 4).await;
+            sqlx::query(
+                "select pg_terminate_backend(pid) from pg_stat_activity
+                 where datname = current_database() and application_name = 'order-service'",
+            )
+            .execute(&bench.pool)
+            .await
+            .unwrap();
+            until("orders are taken again", async || {
+                shop.get("/orders?userId=u1").send().await.unwrap().status() == StatusCode::OK
+            })
+            .await;
+        }
+        bench.until_published().await;
+        assert_each_order_has_versions_one_and_two(bench, &bench.pool).await;
+        assert!(shop.is_ready().await);
+        shop.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_waits_for_its_database_at_start() {
+    bench(Some(3), async |bench| {
+        use order_service::{Listeners, run};
+        use runtime::shutdown::CancellationToken;
+        use tokio::net::TcpListener;
+
+        let mut config = bench.config("a");
+        config.database.database_url = "postgres://postgres@127.0.0.1:9/none".into();
+        let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listeners = Listeners { http: bind().await, admin: bind().await };
+        let admin = format!("http://{}", listeners.admin.local_addr().unwrap());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(config, listeners, stop.clone()));
+        until("it says what it waits for", async || {
+            let answer = reqwest::get(format!("{admin}/readyz")).await.unwrap();
+            answer.status() == StatusCode::SERVICE_UNAVAILABLE
+                && answer.text().await.unwrap().contains("waiting for the database")
+        })
+        .await;
+        assert_eq!(reqwest::get(format!("{admin}/livez")).await.unwrap().status(), StatusCode::OK);
+        assert!(!running.is_finished());
+        stop.cancel();
+        running.await.unwrap().unwrap();
+    })
+    .await;
+}
