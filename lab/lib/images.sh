@@ -80,23 +80,14 @@ fresh_context() {
   printf '%s\n' "$context"
 }
 
-# qualified NAME: the name as containerd spells it.
-qualified() {
-  case $1 in
-    *.*/*) printf '%s\n' "$1" ;;
-    */*) printf 'docker.io/%s\n' "$1" ;;
-    *) printf 'docker.io/library/%s\n' "$1" ;;
-  esac
-}
-
-# Whether the node has the name, and has under it the very image that Docker has. The kubelet's view of containerd keeps a
-# second reference per image, named by the same id that Docker uses: both must lead to one digest.
+# Whether the node has, under this name, the very image that Docker has: Docker's id is the digest of the image's
+# configuration, which the manifest names. containerd spells names with more in front.
 node_has_image() {
-  local id name
+  local id
   id=$(image_id "$1")
-  name=$(qualified "$1")
-  [[ -n $id ]] && docker exec "$NODE" ctr -n k8s.io images ls 2> /dev/null \
-    | awk -v id="$id" -v name="$name" '$1 == id { a = $3 } $1 == name { b = $3 } END { exit !(a != "" && a == b) }'
+  [[ -n $id ]] && docker exec "$NODE" sh -c 'ctr -n k8s.io images ls | awk -v name="/$1" \
+      "substr(\"/\" \$1, length(\$1) - length(name) + 2) == name { print \$3 }" \
+    | while read -r digest; do ctr -n k8s.io content get "$digest"; done' sh "$1" 2> /dev/null | grep -cF "$id" > /dev/null
 }
 
 # load_images NAME...: one stream for all that the node lacks, so that layers they share travel once.
