@@ -91,6 +91,9 @@ pub enum ApiError {
     Panicked,
 }
 
+/// What to say when the database broke off during a commit.
+const IN_DOUBT: &str = "the database broke off during the commit; whether the request took effect is unknown: look before repeating it";
+
 /// Status, word and title of a problem.
 type Kind = (StatusCode, &'static str, &'static str);
 
@@ -104,6 +107,15 @@ impl ApiError {
     #[must_use]
     pub fn word(&self) -> &'static str {
         self.kind().1
+    }
+
+    fn database(&self) -> Option<&DatabaseError> {
+        match self {
+            Self::Place(PlaceError::Database(error))
+            | Self::Change(ChangeError::Database(error))
+            | Self::Database(error) => Some(error),
+            _ => None,
+        }
     }
 
     fn kind(&self) -> Kind {
@@ -175,15 +187,11 @@ fn database_kind(error: &DatabaseError) -> Kind {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, word, title) = self.kind();
-        let detail = match (status, &self) {
+        let detail = match (status, self.database()) {
             (StatusCode::INTERNAL_SERVER_ERROR, _) => "see the service's log".to_owned(),
-            (
-                _,
-                Self::Place(PlaceError::Database(_))
-                | Self::Change(ChangeError::Database(_))
-                | Self::Database(_),
-            ) => "the database did not answer in time; try again".to_owned(),
-            _ => self.to_string(),
+            (_, Some(error)) if error.is_in_doubt() => IN_DOUBT.to_owned(),
+            (_, Some(_)) => "the database did not answer in time; nothing changed, try again".to_owned(),
+            (_, None) => self.to_string(),
         };
         if status.is_server_error() {
             log(self, word);
@@ -209,7 +217,14 @@ fn log(error: ApiError, word: &str) {
     if matches!(error, ApiError::Busy) {
         return;
     }
-    tracing::error!(problem = word, error = format!("{:#}", anyhow::Error::new(error)), "request failed");
+    let unavailable = error.database().is_some_and(DatabaseError::is_unavailable);
+    let error = format!("{:#}", anyhow::Error::new(error));
+    // An absent database passes by itself; a failure of ours does not.
+    if unavailable {
+        tracing::warn!(problem = word, error, "request failed");
+    } else {
+        tracing::error!(problem = word, error, "request failed");
+    }
 }
 
 impl From<PlaceError> for ApiError {

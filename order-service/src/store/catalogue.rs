@@ -3,7 +3,7 @@
 use sqlx::PgPool;
 
 use super::coupons::{self, StoredTerms};
-use super::error::DatabaseError;
+use super::error::{COMMIT, DatabaseError};
 use crate::domain::{CouponCode, CouponTerms, ProductId};
 
 /// A product on sale.
@@ -76,7 +76,7 @@ pub async fn load(pool: &PgPool, products: &[Product], coupons: &[Coupon]) -> Re
     .execute(&mut *tx)
     .await
     .map_err(DatabaseError::during("load coupons"))?;
-    tx.commit().await.map_err(DatabaseError::during("commit the catalogue"))
+    tx.commit().await.map_err(DatabaseError::during(COMMIT))
 }
 
 /// Price and stock of the product, if it exists.

@@ -6,6 +6,9 @@ use sqlx::Error;
 
 use crate::domain::{AmountTooLarge, CouponCode, ProductId, StatusConflict};
 
+/// The step that makes a transaction take effect.
+pub const COMMIT: &str = "commit";
+
 /// A statement failed.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {step}")]
@@ -45,6 +48,12 @@ impl DatabaseError {
             }),
             _ => false,
         }
+    }
+
+    /// True when the failure leaves open whether the transaction took effect.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.step == COMMIT && self.source.as_database_error().is_none()
     }
 
     fn sql_state(&self) -> Option<String> {

@@ -9,7 +9,7 @@ use sqlx::postgres::PgRow;
 use sqlx::types::{Json, Uuid};
 use sqlx::{FromRow, PgConnection, PgPool, Row};
 
-use super::error::{ChangeError, CorruptOrder, DatabaseError, PlaceError};
+use super::error::{COMMIT, ChangeError, CorruptOrder, DatabaseError, PlaceError};
 use super::outbox::RecordError;
 use super::{coupons, outbox, stock};
 use crate::domain::{Change, NewOrder, Order, UserId};
@@ -48,7 +48,7 @@ async fn place_once(pool: &PgPool, new: &NewOrder, currency: &str) -> Result<Ord
     }
 
     outbox::record(&mut tx, &order, EventType::OrderCreated, order.created_at).await?;
-    tx.commit().await.map_err(DatabaseError::during("commit the order"))?;
+    tx.commit().await.map_err(DatabaseError::during(COMMIT))?;
     Ok(order)
 }
 
@@ -107,7 +107,7 @@ async fn change_once(
     }
     save_status(&mut tx, &order).await?;
     outbox::record(&mut tx, &order, event_type, Timestamp::now()).await?;
-    tx.commit().await.map_err(DatabaseError::during("commit the change"))?;
+    tx.commit().await.map_err(DatabaseError::during(COMMIT))?;
     Ok(order)
 }
 
