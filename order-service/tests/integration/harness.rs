@@ -198,7 +198,13 @@ impl Bench {
 
     /// Every record that the topic holds now, partition by partition.
     pub(crate) async fn records(&self) -> Vec<Record> {
-        let (config, topic) = (self.client(), self.topic.clone());
+        self.records_at(&self.kafka).await
+    }
+
+    /// The same of another cluster, such as a mock.
+    pub(crate) async fn records_at(&self, bootstrap_servers: &str) -> Vec<Record> {
+        let (mut config, topic) = (self.client(), self.topic.clone());
+        config.set("bootstrap.servers", bootstrap_servers);
         tokio::task::spawn_blocking(move || read_topic(config, &topic)).await.unwrap()
     }
 }
