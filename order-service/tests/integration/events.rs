@@ -83,6 +83,31 @@ async fn events_wait_for_the_topic_and_then_reach_it_in_order_and_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_commits_after_later_ones_were_published_is_published_too() {
+    bench(Some(3), async |bench| {
+        let shop = bench.start("a").await;
+        shop.load(&[("p1", 100, 1000)], &[]).await;
+        // One in every shard, so that in each of them a lower id commits last.
+        let mut late = bench.pool.begin().await.unwrap();
+        sqlx::query(
+            "insert into outbox (shard, order_id, version, headers, payload)
+             select shard, gen_random_uuid(), 1, '[]', '{\"version\": 1}' from generate_series(0, 15) as s (shard)",
+        )
+        .execute(&mut *late)
+        .await
+        .unwrap();
+        lives(&shop, 60).await;
+        bench.until_published().await;
+        let before = bench.records().await.len();
+        late.commit().await.unwrap();
+        bench.until_published().await;
+        assert_eq!(bench.records().await.len(), before + 16);
+        shop.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_share_the_shards_and_publish_every_event_once_and_in_order() {
     bench(Some(3), async |bench| {
         let (a, b) = (bench.start("a").await, bench.start("b").await);
