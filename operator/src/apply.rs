@@ -56,7 +56,9 @@ impl Error {
 pub fn severity(error: &kube::Error) -> Severity {
     const RETRIABLE: [u16; 4] = [404, 408, 409, 429];
     match error {
-        kube::Error::Api(status) if (400..500).contains(&status.code) && !RETRIABLE.contains(&status.code) => {
+        kube::Error::Api(status)
+            if (400..500).contains(&status.code) && !RETRIABLE.contains(&status.code) =>
+        {
             Severity::Permanent
         }
         _ => Severity::Transient,
@@ -90,7 +92,8 @@ pub async fn apply(
                 if let Change::CreateTopic { topic, .. } = change {
                     withdraw(&mut applied.records, &intended, topic, &error);
                 }
-                let setback = Setback { part: part.clone(), severity: error.severity(), message: error.to_string() };
+                let setback =
+                    Setback { part: part.clone(), severity: error.severity(), message: error.to_string() };
                 applied.setbacks.push(setback);
                 blocked.insert(part);
             }
@@ -186,7 +189,8 @@ fn admin(kafka: &Handles, observed: &Observed) -> Result<Arc<Admin>, Error> {
 }
 
 async fn apply_object(client: &Client, namespace: &str, intent: &Intent) -> Result<(), kube::Error> {
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &intent.key.kind.resource());
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), namespace, &intent.key.kind.resource());
     let params = PatchParams::apply(names::MANAGER).force();
     api.patch(&intent.key.name, &params, &Patch::Apply(&intent.body)).await?;
     Ok(())
@@ -223,12 +227,8 @@ mod tests {
     use super::*;
 
     fn withdrawn(code: RDKafkaErrorCode, new: bool) -> bool {
-        let topic = NewTopic {
-            name: "t".into(),
-            partitions: 1,
-            replication_factor: None,
-            config: BTreeMap::new(),
-        };
+        let topic =
+            NewTopic { name: "t".into(), partitions: 1, replication_factor: None, config: BTreeMap::new() };
         let intention = TopicStatus {
             name: "t".into(),
             id: None,

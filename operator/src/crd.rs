@@ -13,11 +13,12 @@ mod manifest;
 pub use env::{EnvSetting, SecretKeyRef};
 pub use manifest::{NAME, NAME_MAX, definition, yaml};
 pub use spec::{
-    AdoptionPolicy, DeletionPolicy, GrowthPolicy, KafkaSpec, Mode, OrderPipeline, OrderPipelineSpec, SaslMechanism,
-    SaslSpec, TlsSpec, TopicSpec,
+    AdoptionPolicy, DeletionPolicy, GrowthPolicy, KafkaSpec, Mode, OrderPipeline, OrderPipelineSpec,
+    SaslMechanism, SaslSpec, TlsSpec, TopicSpec,
 };
 pub use status::{ConsumerGroupStatus, OrderPipelineStatus, OrderServiceStatus, TopicStatus};
 pub use workload::{
-    ConsumerGroupSpec, DatabaseSpec, DeadLetterSpec, Delivery, GroupAutoscaling, HttpSink, OrderServiceAutoscaling,
-    OrderServiceSpec, PostgresSink, PullPolicy, Resources, RetrySpec, ServiceSpec, ServiceType, Sink, StartFrom,
+    ConsumerGroupSpec, DatabaseSpec, DeadLetterSpec, Delivery, GroupAutoscaling, HttpSink,
+    OrderServiceAutoscaling, OrderServiceSpec, PostgresSink, PullPolicy, Resources, RetrySpec, ServiceSpec,
+    ServiceType, Sink, StartFrom,
 };

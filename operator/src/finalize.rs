@@ -62,7 +62,8 @@ pub async fn claim(pipeline: OrderPipeline, context: &Context) -> Result<OrderPi
     let mut finalizers = pipeline.finalizers().to_vec();
     finalizers.push(FINALIZER.to_owned());
     set_finalizers(context, &pipeline.metadata, &finalizers).await?;
-    let api: Api<OrderPipeline> = Api::namespaced(context.client.clone(), &pipeline.namespace().unwrap_or_default());
+    let api: Api<OrderPipeline> =
+        Api::namespaced(context.client.clone(), &pipeline.namespace().unwrap_or_default());
     let read = api.get(&pipeline.name_any()).await;
     read.map_err(|source| Error::Kubernetes { action: "read the pipeline".into(), source: Box::new(source) })
 }
@@ -83,13 +84,18 @@ pub async fn finalize(pipeline: &OrderPipeline, context: &Context) -> Result<Act
     }
     let mut notes: Vec<Note> = Vec::new();
     if !remaining.is_empty() {
-        notes.push(note(true, "ObjectsLeftBehind", format!("did not go within the bound: {}", remaining.join(", "))));
+        notes.push(note(
+            true,
+            "ObjectsLeftBehind",
+            format!("did not go within the bound: {}", remaining.join(", ")),
+        ));
     }
     match release_topics(pipeline, context).await {
         Ok(more) => notes.extend(more),
         Err(error) if overdue => {
             let names: Vec<_> = doomed(pipeline).map(|topic| topic.name).collect();
-            let message = format!("left topics {} in Kafka, which could not be reached: {error}", names.join(", "));
+            let message =
+                format!("left topics {} in Kafka, which could not be reached: {error}", names.join(", "));
             notes.push(note(true, "TopicsLeftBehind", message));
         }
         Err(error) => {
@@ -156,7 +162,9 @@ async fn release_topics(pipeline: &OrderPipeline, context: &Context) -> Result<V
     let mut notes: Vec<Note> = recorded
         .values()
         .filter(|topic| !topic.created_by_us)
-        .map(|topic| note(false, "TopicKept", format!("kept topic {}: it was there before the pipeline", topic.name)))
+        .map(|topic| {
+            note(false, "TopicKept", format!("kept topic {}: it was there before the pipeline", topic.name))
+        })
         .collect();
     if doomed(pipeline).next().is_none() {
         return Ok(notes);
@@ -174,7 +182,11 @@ async fn release_topics(pipeline: &OrderPipeline, context: &Context) -> Result<V
         notes.push(if admin.delete(name, id).await? {
             note(false, "TopicDeleted", format!("deleted topic {name}"))
         } else {
-            note(true, "TopicKept", format!("topic {name} is gone, or is not the one the operator created: left alone"))
+            note(
+                true,
+                "TopicKept",
+                format!("topic {name} is gone, or is not the one the operator created: left alone"),
+            )
         });
     }
     Ok(notes)
@@ -218,16 +230,23 @@ async fn release(context: &Context, metadata: &ObjectMeta) -> Result<(), Error> 
 }
 
 /// The resourceVersion makes the write fail if anyone changed the object since, so that no finalizer of another is lost.
-async fn set_finalizers(context: &Context, metadata: &ObjectMeta, finalizers: &[String]) -> Result<(), Error> {
+async fn set_finalizers(
+    context: &Context,
+    metadata: &ObjectMeta,
+    finalizers: &[String],
+) -> Result<(), Error> {
     let resource = kube::api::ApiResource::erase::<OrderPipeline>(&());
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
-    let api: Api<kube::api::DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource);
+    let api: Api<kube::api::DynamicObject> =
+        Api::namespaced_with(context.client.clone(), namespace, &resource);
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": metadata.resource_version}});
     let name = metadata.name.as_deref().unwrap_or_default();
     match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(source) => Err(Error::Kubernetes { action: "set the finalizer".into(), source: Box::new(source) }),
+        Err(source) => {
+            Err(Error::Kubernetes { action: "set the finalizer".into(), source: Box::new(source) })
+        }
     }
 }
 

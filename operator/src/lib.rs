@@ -30,4 +30,7 @@ pub mod kafka;
 pub mod hash;
 pub mod metrics;
 
+#[cfg(test)]
+mod fixtures;
+
 pub use run::run;

@@ -13,7 +13,8 @@ fn main() -> anyhow::Result<()> {
         Command::Run(args) => {
             telemetry::init(&args.log)?;
             tls::install_provider();
-            tokio::runtime::Runtime::new()?.block_on(async { operator::run(args, shutdown::on_signal()?).await })
+            tokio::runtime::Runtime::new()?
+                .block_on(async { operator::run(args, shutdown::on_signal()?).await })
         }
     }
 }

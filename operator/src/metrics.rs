@@ -77,8 +77,16 @@ impl Metrics {
     #[must_use]
     pub fn registered(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let Self { reconciles, errors, terminal_errors, seconds, active, changes, status_writes, backing_off } =
-            metrics.clone();
+        let Self {
+            reconciles,
+            errors,
+            terminal_errors,
+            seconds,
+            active,
+            changes,
+            status_writes,
+            backing_off,
+        } = metrics.clone();
         registry.register("controller_runtime_reconcile", "Reconciliations by result", reconciles);
         registry.register("controller_runtime_reconcile_errors", "Reconciliations that failed", errors);
         registry.register(

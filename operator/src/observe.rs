@@ -133,7 +133,7 @@ async fn observe_kafka(
 }
 
 /// Every Secret key that the spec refers to.
-fn secret_refs(pipeline: &OrderPipeline) -> BTreeSet<SecretKeyRef> {
+pub(crate) fn secret_refs(pipeline: &OrderPipeline) -> BTreeSet<SecretKeyRef> {
     let spec = &pipeline.spec;
     let tls = spec.kafka.tls.iter().filter_map(|tls| tls.ca_secret_ref.as_ref());
     let sasl = spec.kafka.sasl.iter().flat_map(|sasl| [&sasl.username_secret_ref, &sasl.password_secret_ref]);

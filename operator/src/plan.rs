@@ -157,3 +157,6 @@ pub fn plan(pipeline: &ValidatedPipeline, observed: &Observed) -> Plan {
     workloads::plan(pipeline, observed, topics_ready, &mut plan);
     plan
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,9 +71,15 @@ impl Watchlist {
     }
 
     /// Pipelines whose topics are not as they were last seen; they now count as seen.
-    fn changed(&self, connection: &KafkaConnection, present: &BTreeMap<String, ObservedTopic>) -> Vec<PipelineRef> {
+    fn changed(
+        &self,
+        connection: &KafkaConnection,
+        present: &BTreeMap<String, ObservedTopic>,
+    ) -> Vec<PipelineRef> {
         let mut changed = Vec::new();
-        for (pipeline, watched) in self.lock().iter_mut().filter(|(_, watched)| watched.connection == *connection) {
+        for (pipeline, watched) in
+            self.lock().iter_mut().filter(|(_, watched)| watched.connection == *connection)
+        {
             let now: BTreeMap<_, _> = watched
                 .topics
                 .iter()

@@ -69,7 +69,10 @@ pub enum Error {
 ///
 /// # Errors
 /// When it failed in a way that may pass; [`retry`] says when to try again.
-pub async fn reconcile(object: Arc<DeserializeGuard<OrderPipeline>>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(
+    object: Arc<DeserializeGuard<OrderPipeline>>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
     let started = Instant::now();
     let active = context.metrics.begin();
     let result = match &object.0 {
@@ -212,8 +215,12 @@ fn next(
         return Ok(Action::requeue(SLOW_RETRY));
     }
     match &observed.kafka {
-        KafkaView::Unavailable { reason, .. } if *reason == SECRET_MISSING => return Ok(Action::requeue(SECRET_RETRY)),
-        KafkaView::Unavailable { severity: Severity::Permanent, .. } => return Ok(Action::requeue(SLOW_RETRY)),
+        KafkaView::Unavailable { reason, .. } if *reason == SECRET_MISSING => {
+            return Ok(Action::requeue(SECRET_RETRY));
+        }
+        KafkaView::Unavailable { severity: Severity::Permanent, .. } => {
+            return Ok(Action::requeue(SLOW_RETRY));
+        }
         KafkaView::Unavailable { message, .. } => return Err(Error::Transient(message.clone())),
         KafkaView::Topics(_) => {}
     }

@@ -110,3 +110,6 @@ fn metadata(pipeline: &ValidatedPipeline, workload: &Workload, name: String) -> 
         ..ObjectMeta::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

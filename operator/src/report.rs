@@ -83,7 +83,11 @@ pub fn status_keeping_parts(pipeline: &OrderPipeline, findings: &[Finding]) -> O
 ///
 /// # Errors
 /// When the API server does not answer or refuses.
-pub async fn write(client: &Client, pipeline: &OrderPipeline, status: &OrderPipelineStatus) -> Result<bool, Error> {
+pub async fn write(
+    client: &Client,
+    pipeline: &OrderPipeline,
+    status: &OrderPipelineStatus,
+) -> Result<bool, Error> {
     if pipeline.status.as_ref().map(in_order) == Some(in_order(status)) {
         return Ok(false);
     }
@@ -166,18 +170,24 @@ pub fn adoption_notes(
     after: &BTreeMap<String, TopicStatus>,
     done: &[Change],
 ) -> Vec<Note> {
-    let created = |name: &str| done.iter().any(|change| matches!(change, Change::CreateTopic { topic, .. } if topic.name == name));
+    let created = |name: &str| {
+        done.iter().any(|change| matches!(change, Change::CreateTopic { topic, .. } if topic.name == name))
+    };
     let mut notes = Vec::new();
     for (name, record) in after {
         let known = before.get(name);
         let (warning, reason, message) = match known.and_then(|known| known.id.as_ref()) {
             _ if created(name) => continue,
-            Some(id) if record.id.as_ref() != Some(id) => {
-                (true, "TopicReplaced", format!("topic {name} was deleted and created anew by someone else: taken as it is"))
-            }
-            None if known.is_none() => {
-                (false, "TopicAdopted", format!("topic {name} was there before and is as declared: taken as it is"))
-            }
+            Some(id) if record.id.as_ref() != Some(id) => (
+                true,
+                "TopicReplaced",
+                format!("topic {name} was deleted and created anew by someone else: taken as it is"),
+            ),
+            None if known.is_none() => (
+                false,
+                "TopicAdopted",
+                format!("topic {name} was there before and is as declared: taken as it is"),
+            ),
             _ => continue,
         };
         notes.push(Note { warning, reason, action: format!("take topic {name}"), message });

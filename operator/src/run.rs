@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::channel::mpsc;
-use futures::stream::select_all;
-use futures::{FutureExt, StreamExt, future};
+use futures::{StreamExt, future};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -79,13 +78,15 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     let router = admin::routes(health.clone(), metrics);
     let served = tokio::spawn(admin::serve(listener, router, shutdown.clone().cancelled_owned()));
 
-    let scopes: Vec<Scope> = scopes(watch_namespaces);
+    let scopes = scopes(watch_namespaces);
     await_definition(&context.client, &scopes, &health, &shutdown).await;
+    let wiring =
+        Wiring { watches, context: Arc::clone(&context), health: health.clone(), shutdown: shutdown.clone() };
     let mut wakers = HashMap::new();
     let mut controllers = Vec::new();
     for scope in scopes {
         let (waker, wake_ups) = mpsc::channel(WAKE_UPS);
-        controllers.push(control(&watches, scope.clone(), wake_ups, concurrency, &context, &health, &shutdown));
+        controllers.push(wiring.control(scope.clone(), wake_ups, concurrency));
         wakers.insert(scope, waker);
     }
     let wake = |pipeline: PipelineRef| {
@@ -152,45 +153,51 @@ async fn await_definition(client: &Client, scopes: &[Scope], health: &Health, sh
     }
 }
 
-/// Watches one scope and reconciles what changes there.
-async fn control(
-    client: &Client,
-    scope: Scope,
-    wake_ups: mpsc::Receiver<ObjectRef<Guarded>>,
-    concurrency: u16,
-    context: &Arc<Context>,
-    health: &Health,
-    shutdown: &CancellationToken,
-) {
-    let watching = watcher::Config::default().timeout(WATCH_SECONDS);
-    let owned = watching.clone().labels(&format!("app.kubernetes.io/managed-by={}", names::MANAGER));
-    let (store, writer) = reflector::store();
-    // Status writes, our own above all, change neither generation nor finalizers and wake nobody.
-    let pipelines = watcher(api::<Guarded>(client, &scope), watching)
-        .default_backoff()
-        .reflect(writer)
-        .applied_objects()
-        .predicate_filter(predicates::generation.combine(predicates::finalizers), PredicateConfig::default());
-    let listed = store.clone();
-    let ready = health.clone();
-    let first_list = async move {
-        if listed.wait_until_ready().await.is_ok() {
-            ready.met(LISTED);
-        }
-    };
-    let ended = Controller::for_stream(pipelines, store)
-        .owns(api::<Deployment>(client, &scope), owned.clone())
-        .owns(api::<Service>(client, &scope), owned.clone())
-        .owns(api::<PodDisruptionBudget>(client, &scope), owned)
-        .reconcile_on(select_all([wake_ups]))
-        .with_config(controller::Config::default().concurrency(concurrency))
-        .graceful_shutdown_on(shutdown.clone().cancelled_owned())
-        .run(reconcile, retry_by_value, Arc::clone(context))
-        .for_each(|result| {
-            log(&result);
-            future::ready(())
-        });
-    future::join(first_list.boxed(), ended).await;
+/// What every scope's controller is made of.
+struct Wiring {
+    /// For watches, which last long and are renewed by themselves.
+    watches: Client,
+    context: Arc<Context>,
+    health: Health,
+    shutdown: CancellationToken,
+}
+
+impl Wiring {
+    /// Watches one scope and reconciles what changes there.
+    async fn control(&self, scope: Scope, wake_ups: mpsc::Receiver<ObjectRef<Guarded>>, concurrency: u16) {
+        let Self { watches, context, health, shutdown } = self;
+        let watching = watcher::Config::default().timeout(WATCH_SECONDS);
+        let owned = watching.clone().labels(&format!("app.kubernetes.io/managed-by={}", names::MANAGER));
+        let (store, writer) = reflector::store();
+        // Status writes, our own above all, change neither generation nor finalizers and wake nobody.
+        let pipelines = watcher(api::<Guarded>(watches, &scope), watching)
+            .default_backoff()
+            .reflect(writer)
+            .applied_objects()
+            .predicate_filter(
+                predicates::generation.combine(predicates::finalizers),
+                PredicateConfig::default(),
+            );
+        let listed = store.clone();
+        let first_list = async move {
+            if listed.wait_until_ready().await.is_ok() {
+                health.met(LISTED);
+            }
+        };
+        let ended = Controller::for_stream(pipelines, store)
+            .owns(api::<Deployment>(watches, &scope), owned.clone())
+            .owns(api::<Service>(watches, &scope), owned.clone())
+            .owns(api::<PodDisruptionBudget>(watches, &scope), owned)
+            .reconcile_on(wake_ups)
+            .with_config(controller::Config::default().concurrency(concurrency))
+            .graceful_shutdown_on(shutdown.clone().cancelled_owned())
+            .run(reconcile, retry_by_value, Arc::clone(context))
+            .for_each(|result| {
+                log(&result);
+                future::ready(())
+            });
+        future::join(first_list, ended).await;
+    }
 }
 
 fn retry_by_value(
@@ -205,7 +212,9 @@ fn retry_by_value(
 fn log<T, E: std::error::Error>(result: &Result<T, controller::Error<E, watcher::Error>>) {
     match result {
         Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {}
-        Err(controller::Error::ObjectNotFound(object)) => tracing::debug!(%object, "gone before it was looked at"),
+        Err(controller::Error::ObjectNotFound(object)) => {
+            tracing::debug!(%object, "gone before it was looked at")
+        }
         Err(error) => tracing::warn!(error = %error, "failed to watch"),
     }
 }
@@ -217,6 +226,9 @@ mod tests {
     #[test]
     fn no_namespace_means_all_and_repeated_ones_count_once() {
         assert_eq!(scopes(vec![String::new()]), [None]);
-        assert_eq!(scopes(vec!["b".into(), " a".into(), "b".into()]), [Some("a".to_owned()), Some("b".to_owned())]);
+        assert_eq!(
+            scopes(vec!["b".into(), " a".into(), "b".into()]),
+            [Some("a".to_owned()), Some("b".to_owned())]
+        );
     }
 }

@@ -14,7 +14,9 @@ use std::fmt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
-use crate::crd::{DeletionPolicy, KafkaSpec, OrderPipeline, PullPolicy, Resources, SecretKeyRef, ServiceSpec};
+use crate::crd::{
+    DeletionPolicy, KafkaSpec, OrderPipeline, PullPolicy, Resources, SecretKeyRef, ServiceSpec,
+};
 use crate::kafka::NewTopic;
 use crate::observe::Observed;
 
@@ -187,3 +189,6 @@ pub fn validate(
 pub fn deletes_topics(pipeline: &OrderPipeline) -> bool {
     pipeline.spec.topic.deletion_policy == DeletionPolicy::Delete && !pipeline.spec.paused
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,7 +75,10 @@ pub enum Mode {
 #[serde(rename_all = "camelCase")]
 pub struct KafkaSpec {
     /// `host:port[,host:port…]`; the names must resolve from this namespace's pods and from the operator's.
-    #[schemars(length(min = 3, max = 1024), regex(pattern = r"^[^\s,:]+:[0-9]{1,5}(,[^\s,:]+:[0-9]{1,5})*$"))]
+    #[schemars(
+        length(min = 3, max = 1024),
+        regex(pattern = r"^[^\s,:]+:[0-9]{1,5}(,[^\s,:]+:[0-9]{1,5})*$")
+    )]
     pub bootstrap_servers: String,
     /// Speak TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]

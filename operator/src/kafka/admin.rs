@@ -56,7 +56,9 @@ impl Admin {
         }
         let wanted: Vec<String> = names.iter().cloned().collect();
         let described = self
-            .blocking("describe topics", move |client, timeout| ffi::describe_topics(client, &wanted, timeout))
+            .blocking("describe topics", move |client, timeout| {
+                ffi::describe_topics(client, &wanted, timeout)
+            })
             .await?;
         let present: Vec<&str> = described.iter().map(|topic| topic.name.as_str()).collect();
         let mut configs = self.describe_configs(&present).await?;
@@ -82,7 +84,8 @@ impl Admin {
     /// When Kafka can't be reached or refuses; [`Error::is_topic_exists`] when it is there already.
     pub async fn create(&self, topic: &NewTopic) -> Result<(), Error> {
         let new = topic.clone();
-        self.blocking("create a topic", move |client, timeout| ffi::create_topic(client, &new, timeout)).await?;
+        self.blocking("create a topic", move |client, timeout| ffi::create_topic(client, &new, timeout))
+            .await?;
         self.shown(&topic.name, |_| true).await
     }
 
@@ -146,7 +149,10 @@ impl Admin {
         look.retry(pace).when(Option::is_none).await.or_else(|error| error.map_or(Ok(()), Err))
     }
 
-    async fn describe_configs(&self, names: &[&str]) -> Result<BTreeMap<String, BTreeMap<String, String>>, Error> {
+    async fn describe_configs(
+        &self,
+        names: &[&str],
+    ) -> Result<BTreeMap<String, BTreeMap<String, String>>, Error> {
         if names.is_empty() {
             return Ok(BTreeMap::new());
         }

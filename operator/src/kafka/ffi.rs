@@ -44,11 +44,15 @@ pub(super) fn describe_topics(
     let names = names.iter().map(|name| text(action, name)).collect::<Result<Vec<_>, _>>()?;
     let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     // SAFETY: the pointers are valid C strings for the call, which copies them.
-    let topics = unsafe { rd::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len()) };
+    let topics =
+        unsafe { rd::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len()) };
     let topics = Guard::new(action, topics, rd::rd_kafka_TopicCollection_destroy)?;
-    let request = Request::new(client, action, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout)?;
+    let request =
+        Request::new(client, action, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout)?;
     // SAFETY: every handle is alive until the answer was read; librdkafka copies the collection.
-    unsafe { rd::rd_kafka_DescribeTopics(request.client, topics.get(), request.options.get(), request.queue.get()) };
+    unsafe {
+        rd::rd_kafka_DescribeTopics(request.client, topics.get(), request.options.get(), request.queue.get())
+    };
     let event = request.answer()?;
     // SAFETY: the event is a DescribeTopics result (or this returns null, which is checked), and owns all it points to.
     let descriptions = unsafe {
@@ -94,15 +98,24 @@ pub(super) fn create_topic(
     if new.is_null() {
         // SAFETY: librdkafka leaves a NUL-terminated explanation in the buffer.
         let message = unsafe { owned(explanation.as_ptr()) };
-        return Err(Error::Refused { action: action.clone(), message, code: RDKafkaErrorCode::InvalidArgument });
+        return Err(Error::Refused {
+            action: action.clone(),
+            message,
+            code: RDKafkaErrorCode::InvalidArgument,
+        });
     }
     let new = Guard::new(action, new, rd::rd_kafka_NewTopic_destroy)?;
     for (key, value) in &topic.config {
         let (key, value) = (text(action, key)?, text(action, value)?);
         // SAFETY: all three are alive for the call, which copies the strings.
-        check(action, unsafe { rd::rd_kafka_NewTopic_set_config(new.get(), key.as_ptr(), value.as_ptr()) }, String::new)?;
+        check(
+            action,
+            unsafe { rd::rd_kafka_NewTopic_set_config(new.get(), key.as_ptr(), value.as_ptr()) },
+            String::new,
+        )?;
     }
-    let request = Request::new(client, action, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS, timeout)?;
+    let request =
+        Request::new(client, action, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS, timeout)?;
     request.wait_for_completion(timeout)?;
     let mut topics = [new.get()];
     // SAFETY: every handle is alive until the answer was read; librdkafka copies the topic.
@@ -288,10 +301,15 @@ impl<'a> Request<'a> {
     /// Waits for the answer.
     fn answer(&self) -> Result<Guard<rd::rd_kafka_event_t>, Error> {
         // SAFETY: the queue is alive; the event belongs to the caller and is guarded at once.
-        let event = unsafe { rd::rd_kafka_queue_poll(self.queue.get(), millis(self.timeout + ANSWER_MARGIN)) };
+        let event =
+            unsafe { rd::rd_kafka_queue_poll(self.queue.get(), millis(self.timeout + ANSWER_MARGIN)) };
         if event.is_null() {
             let code = RDKafkaErrorCode::OperationTimedOut;
-            return Err(Error::Refused { action: self.action.to_owned(), message: "no answer".to_owned(), code });
+            return Err(Error::Refused {
+                action: self.action.to_owned(),
+                message: "no answer".to_owned(),
+                code,
+            });
         }
         let event = Guard::new(self.action, event, rd::rd_kafka_event_destroy)?;
         // SAFETY: the event is alive, and so is its text.
@@ -304,8 +322,12 @@ impl<'a> Request<'a> {
     }
 }
 
-type SetTimeout =
-    unsafe extern "C" fn(*mut rd::rd_kafka_AdminOptions_t, c_int, *mut c_char, usize) -> rd::rd_kafka_resp_err_t;
+type SetTimeout = unsafe extern "C" fn(
+    *mut rd::rd_kafka_AdminOptions_t,
+    c_int,
+    *mut c_char,
+    usize,
+) -> rd::rd_kafka_resp_err_t;
 
 /// A native handle that is freed when it goes out of scope.
 struct Guard<T> {

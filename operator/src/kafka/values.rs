@@ -31,18 +31,25 @@ mod tests {
 
     #[test]
     fn spellings_of_one_value_are_the_same() {
-        for (declared, reported) in
-            [("0.50", "0.5"), ("delete, compact", "delete,compact"), ("TRUE", "true"), ("0604800000", "604800000")]
-        {
+        for (declared, reported) in [
+            ("0.50", "0.5"),
+            ("delete, compact", "delete,compact"),
+            ("TRUE", "true"),
+            ("0604800000", "604800000"),
+        ] {
             assert!(same(declared, reported), "{declared} and {reported}");
         }
     }
 
     #[test]
     fn different_values_are_different() {
-        for (declared, reported) in
-            [("1", "2"), ("0.5", "0.51"), ("delete", "compact"), ("true", "false"), ("9007199254740993", "9007199254740992")]
-        {
+        for (declared, reported) in [
+            ("1", "2"),
+            ("0.5", "0.51"),
+            ("delete", "compact"),
+            ("true", "false"),
+            ("9007199254740993", "9007199254740992"),
+        ] {
             assert!(!same(declared, reported), "{declared} and {reported}");
         }
     }

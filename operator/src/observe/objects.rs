@@ -80,10 +80,12 @@ pub async fn observe(
     pipeline: &OrderPipeline,
 ) -> Result<BTreeMap<ObjectKey, LiveObject>, Error> {
     let mut objects = BTreeMap::new();
-    let selector = ListParams::default().labels(&format!("{}={}", names::PIPELINE_LABEL, pipeline.name_any()));
+    let selector =
+        ListParams::default().labels(&format!("{}={}", names::PIPELINE_LABEL, pipeline.name_any()));
     for kind in ObjectKind::ALL {
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.resource());
-        let failed = |source| Error::Read { what: format!("{kind:?}s in {namespace}"), source: Box::new(source) };
+        let failed =
+            |source| Error::Read { what: format!("{kind:?}s in {namespace}"), source: Box::new(source) };
         for object in api.list(&selector).await.map_err(failed)? {
             objects.insert(ObjectKey { kind, name: object.name_any() }, live(object));
         }
@@ -110,7 +112,8 @@ fn needed(kind: ObjectKind, pipeline: &OrderPipeline) -> Vec<String> {
         ObjectKind::Service => service.into_iter().chain(admin).collect(),
         ObjectKind::Deployment => service.into_iter().chain(groups).collect(),
         ObjectKind::PodDisruptionBudget => {
-            let several = pipeline.spec.consumer_groups.iter().filter(|group| group.replicas.unwrap_or(1) > 1);
+            let several =
+                pipeline.spec.consumer_groups.iter().filter(|group| group.replicas.unwrap_or(1) > 1);
             service.into_iter().chain(several.map(|group| names::group(&name, &group.name))).collect()
         }
     }

@@ -85,7 +85,11 @@ fn look_up(secret: Option<&Secret>, key: &str) -> SeenSecret {
 ///
 /// # Errors
 /// With a message when a Secret is missing or can't be read.
-pub async fn connection(client: &Client, namespace: &str, pipeline: &OrderPipeline) -> Result<KafkaConnection, String> {
+pub async fn connection(
+    client: &Client,
+    namespace: &str,
+    pipeline: &OrderPipeline,
+) -> Result<KafkaConnection, String> {
     let references = super::secret_refs(pipeline);
     let seen = observe(client, namespace, &references).await.map_err(|error| error.to_string())?;
     connect(&pipeline.spec.kafka, &seen)

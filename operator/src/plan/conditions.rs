@@ -2,8 +2,6 @@
 //!
 //! `Ready`, `Reconciling` and `Stalled` follow kstatus: `Stalled` is true only for what a person must mend.
 
-use serde_json::Value;
-
 use super::{Plan, Setback};
 use crate::crd::{ConsumerGroupStatus, OrderPipelineStatus, OrderServiceStatus};
 use crate::kafka::Severity;
@@ -45,7 +43,12 @@ impl Verdict {
 
 /// How a valid pipeline stands. `plan` is what is left to do after `observed`.
 #[must_use]
-pub fn assess(pipeline: &ValidatedPipeline, observed: &Observed, plan: &Plan, setbacks: &[Setback]) -> Verdict {
+pub fn assess(
+    pipeline: &ValidatedPipeline,
+    observed: &Observed,
+    plan: &Plan,
+    setbacks: &[Setback],
+) -> Verdict {
     let mut parts = vec![topic_finding(pipeline, observed, plan, setbacks)];
     let service = pipeline.workloads.iter().find(|workload| workload.part == Part::OrderService);
     parts.extend(service.map(|workload| {
@@ -116,7 +119,12 @@ fn overall(parts: &[Finding], paused: bool, changes: usize, stalled: Option<Stri
     [ready, reconciling, stalled]
 }
 
-fn topic_finding(pipeline: &ValidatedPipeline, observed: &Observed, plan: &Plan, setbacks: &[Setback]) -> Finding {
+fn topic_finding(
+    pipeline: &ValidatedPipeline,
+    observed: &Observed,
+    plan: &Plan,
+    setbacks: &[Setback],
+) -> Finding {
     let is_topic = |part: &Part| matches!(part, Part::Topic(_));
     if let Some(setback) = setbacks.iter().find(|setback| is_topic(&setback.part)) {
         let reason = if setback.severity == Severity::Permanent { "KafkaRefused" } else { "KafkaFailed" };
@@ -130,7 +138,12 @@ fn topic_finding(pipeline: &ValidatedPipeline, observed: &Observed, plan: &Plan,
     }
     let dead_letters = pipeline.topics.len() - 1;
     let main = pipeline.topics.first().map(|topic| topic.name.as_str()).unwrap_or_default();
-    finding("TopicReady", true, "AsDeclared", format!("topic {main} and {dead_letters} dead-letter topics are as declared"))
+    finding(
+        "TopicReady",
+        true,
+        "AsDeclared",
+        format!("topic {main} and {dead_letters} dead-letter topics are as declared"),
+    )
 }
 
 fn consumers_finding(
@@ -203,12 +216,18 @@ fn pods(pipeline: &ValidatedPipeline, workload: &Workload, observed: &Observed) 
     Pods {
         all: count("replicas"),
         ready: count("readyReplicas"),
-        rolled_out: seen && count("updatedReplicas") >= workload.replicas && count("replicas") <= workload.replicas,
-        stuck: seen && conditions.iter().any(|condition| condition["reason"] == Value::from("ProgressDeadlineExceeded")),
+        rolled_out: seen
+            && count("updatedReplicas") >= workload.replicas
+            && count("replicas") <= workload.replicas,
+        stuck: seen && conditions.iter().any(|condition| condition["reason"] == "ProgressDeadlineExceeded"),
     }
 }
 
-fn group_status(pipeline: &ValidatedPipeline, workload: &Workload, observed: &Observed) -> ConsumerGroupStatus {
+fn group_status(
+    pipeline: &ValidatedPipeline,
+    workload: &Workload,
+    observed: &Observed,
+) -> ConsumerGroupStatus {
     let pods = pods(pipeline, workload, observed);
     let name = match &workload.part {
         Part::Group(name) => name.clone(),

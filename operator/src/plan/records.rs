@@ -13,7 +13,11 @@ use crate::validate::{ValidatedPipeline, is_known};
 /// A topic of the spec that is seen is recorded with its id, whether created or taken; topics that left the spec stay
 /// recorded, so that a later deletion knows them.
 #[must_use]
-pub fn remember(pipeline: &ValidatedPipeline, observed: &Observed, done: &[Change]) -> BTreeMap<String, TopicStatus> {
+pub fn remember(
+    pipeline: &ValidatedPipeline,
+    observed: &Observed,
+    done: &[Change],
+) -> BTreeMap<String, TopicStatus> {
     let mut records = observed.records.clone();
     let KafkaView::Topics(present) = &observed.kafka else { return records };
     for topic in &pipeline.topics {
@@ -25,10 +29,17 @@ pub fn remember(pipeline: &ValidatedPipeline, observed: &Observed, done: &[Chang
     records
 }
 
-fn record(topic: &NewTopic, present: &ObservedTopic, before: Option<&TopicStatus>, done: &[Change]) -> TopicStatus {
-    let before = before.filter(|before| is_known(Some(before), present));
-    let created =
-        done.iter().any(|change| matches!(change, Change::CreateTopic { topic: new, .. } if new.name == topic.name));
+fn record(
+    topic: &NewTopic,
+    present: &ObservedTopic,
+    before: Option<&TopicStatus>,
+    done: &[Change],
+) -> TopicStatus {
+    let created = done
+        .iter()
+        .any(|change| matches!(change, Change::CreateTopic { topic: new, .. } if new.name == topic.name));
+    // A topic made now, or anew by someone else, has none of what was remembered of its namesake.
+    let before = before.filter(|before| !created && is_known(Some(before), present));
     let changed = done.iter().find_map(|change| match change {
         Change::ConfigureTopic { topic: name, set, reset } if *name == topic.name => Some((set, reset)),
         _ => None,

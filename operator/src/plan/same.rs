@@ -15,7 +15,7 @@ pub(super) fn contains(live: &Value, intent: &Value) -> bool {
 fn holds(live: &Value, intent: &Value, quantities: bool) -> bool {
     match (live, intent) {
         (Value::Object(live), Value::Object(intent)) => intent.iter().all(|(key, intent)| {
-            let quantities = key == "requests" || key == "limits";
+            let quantities = quantities || key == "requests" || key == "limits";
             match live.get(key) {
                 Some(live) => holds(live, intent, quantities),
                 // The API server drops what is empty.
@@ -60,7 +60,8 @@ mod tests {
     #[test]
     fn additions_of_others_are_no_drift() {
         let intent = json!({"replicas": 1, "env": [{"name": "TOPIC", "value": "t"}], "annotations": {}});
-        let live = json!({"replicas": 1, "paused": false, "env": [{"name": "X"}, {"name": "TOPIC", "value": "t"}]});
+        let live =
+            json!({"replicas": 1, "paused": false, "env": [{"name": "X"}, {"name": "TOPIC", "value": "t"}]});
         assert!(contains(&live, &intent));
     }
 

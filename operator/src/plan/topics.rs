@@ -19,7 +19,9 @@ pub(super) fn plan(pipeline: &ValidatedPipeline, observed: &Observed, plan: &mut
             true
         }
         KafkaView::Unavailable { reason, message, .. } => {
-            let known = |topic: &NewTopic| observed.records.get(&topic.name).is_some_and(|record| record.id.is_some());
+            let known = |topic: &NewTopic| {
+                observed.records.get(&topic.name).is_some_and(|record| record.id.is_some())
+            };
             for topic in &pipeline.topics {
                 let waiting = Waiting { reason, message: message.clone() };
                 plan.waiting.insert(Part::Topic(topic.name.clone()), waiting);

@@ -32,7 +32,8 @@ pub(super) fn plan_deletions(pipeline: &ValidatedPipeline, observed: &Observed, 
 pub(super) fn plan(pipeline: &ValidatedPipeline, observed: &Observed, topics_ready: bool, plan: &mut Plan) {
     for workload in &pipeline.workloads {
         if !topics_ready {
-            let waiting = Waiting { reason: "WaitingForTopics", message: "starts once the topics exist".to_owned() };
+            let waiting =
+                Waiting { reason: "WaitingForTopics", message: "starts once the topics exist".to_owned() };
             plan.waiting.insert(workload.part.clone(), waiting);
             continue;
         }
@@ -62,7 +63,8 @@ fn why(intent: &Intent, live: Option<&LiveObject>) -> Option<Why> {
         // It comes back when it is gone; its removal wakes the pipeline.
         return None;
     }
-    let annotation = |body: &serde_json::Value| body["metadata"]["annotations"][names::INTENT_ANNOTATION].clone();
+    let annotation =
+        |body: &serde_json::Value| body["metadata"]["annotations"][names::INTENT_ANNOTATION].clone();
     if annotation(&live.body) != annotation(&intent.body) {
         return Some(Why::Changed);
     }

@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, KeyToPath, Lifecycle,
-    LifecycleHandler, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-    SeccompProfile, SecretKeySelector, SecretVolumeSource, SecurityContext, SleepAction, TopologySpreadConstraint,
-    Volume, VolumeMount,
+    LifecycleHandler, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    ResourceRequirements, SeccompProfile, SecretKeySelector, SecretVolumeSource, SecurityContext,
+    SleepAction, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{ADMIN_PORT, CA_FILE, HTTP_PORT, SHUTDOWN_GRACE_SECONDS, labels, metadata, name, program, selector};
+use super::{
+    ADMIN_PORT, CA_FILE, HTTP_PORT, SHUTDOWN_GRACE_SECONDS, labels, metadata, name, program, selector,
+};
 use crate::crd::{PullPolicy, Resources, SecretKeyRef};
 use crate::hash;
 use crate::names;
@@ -211,7 +213,9 @@ fn probe(path: &str, period_seconds: i32, failures: i32) -> Probe {
 fn env_var(name: &str, value: &EnvValue) -> EnvVar {
     let from = |source| EnvVar { name: name.to_owned(), value: None, value_from: Some(source) };
     match value {
-        EnvValue::Literal(value) => EnvVar { name: name.to_owned(), value: Some(value.clone()), value_from: None },
+        EnvValue::Literal(value) => {
+            EnvVar { name: name.to_owned(), value: Some(value.clone()), value_from: None }
+        }
         EnvValue::Secret(SecretKeyRef { name, key }) => from(EnvVarSource {
             secret_key_ref: Some(SecretKeySelector { name: name.clone(), key: key.clone(), optional: None }),
             ..EnvVarSource::default()
@@ -233,7 +237,11 @@ fn resources(resources: &Resources) -> ResourceRequirements {
             .map(|(name, value)| (name.clone(), Quantity(crate::validate::quantity_text(value))))
             .collect::<BTreeMap<_, _>>()
     };
-    ResourceRequirements { requests: Some(quantities(requests)), limits: Some(quantities(limits)), claims: None }
+    ResourceRequirements {
+        requests: Some(quantities(requests)),
+        limits: Some(quantities(limits)),
+        claims: None,
+    }
 }
 
 const fn pull_policy(policy: PullPolicy) -> &'static str {
@@ -249,7 +257,10 @@ fn ca_secret(pipeline: &ValidatedPipeline) -> Option<&SecretKeyRef> {
 }
 
 /// A hash over the values of all Secrets that a pod reads at its start; none when it reads none.
-fn secrets_hash(references: &[SecretKeyRef], secrets: &BTreeMap<SecretKeyRef, SecretState>) -> Option<String> {
+fn secrets_hash(
+    references: &[SecretKeyRef],
+    secrets: &BTreeMap<SecretKeyRef, SecretState>,
+) -> Option<String> {
     let hashes: Vec<&[u8]> = references
         .iter()
         .filter_map(|reference| match secrets.get(reference)? {

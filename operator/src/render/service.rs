@@ -11,7 +11,11 @@ use crate::crd::{self, ServiceType};
 use crate::names;
 use crate::validate::{ValidatedPipeline, Workload};
 
-pub(super) fn public(pipeline: &ValidatedPipeline, workload: &Workload, service: &crd::ServiceSpec) -> Service {
+pub(super) fn public(
+    pipeline: &ValidatedPipeline,
+    workload: &Workload,
+    service: &crd::ServiceSpec,
+) -> Service {
     let crd::ServiceSpec { type_, node_port, annotations } = service;
     let port = ServicePort { node_port: *node_port, ..port("http", HTTP_PORT) };
     let type_ = match type_ {

@@ -25,7 +25,10 @@ pub(super) fn problems(pipeline: &OrderPipeline) -> Vec<Problem> {
     let spec = &pipeline.spec;
     let mut problems = Vec::new();
     let name = pipeline.metadata.name.as_deref().unwrap_or_default();
-    if !is_dns_label(name) || !name.starts_with(|c: char| c.is_ascii_lowercase()) || name.len() > crate::crd::NAME_MAX {
+    if !is_dns_label(name)
+        || !name.starts_with(|c: char| c.is_ascii_lowercase())
+        || name.len() > crate::crd::NAME_MAX
+    {
         problems.push(invalid(
             "metadata.name",
             format!(
@@ -41,7 +44,10 @@ pub(super) fn problems(pipeline: &OrderPipeline) -> Vec<Problem> {
     for group in &spec.consumer_groups {
         problems.extend(group_problems(name, group));
         if !seen.insert(&group.name) {
-            problems.push(invalid(format!("spec.consumerGroups[{}].name", group.name), "is given twice: rename one"));
+            problems.push(invalid(
+                format!("spec.consumerGroups[{}].name", group.name),
+                "is given twice: rename one",
+            ));
         }
     }
     if let Some(service) = &spec.order_service {
@@ -70,12 +76,17 @@ fn group_problems(pipeline: &str, group: &ConsumerGroupSpec) -> Vec<Problem> {
         ));
     }
     if group.name == "order-service" {
-        problems.push(invalid(format!("{field}.name"), "is taken by the order service's own Deployment: choose another"));
+        problems.push(invalid(
+            format!("{field}.name"),
+            "is taken by the order service's own Deployment: choose another",
+        ));
     }
     if names::group(pipeline, &group.name).len() > LABEL_MAX {
         problems.push(invalid(
             format!("{field}.name"),
-            format!("makes a Deployment's name of more than {LABEL_MAX} characters with metadata.name: shorten it"),
+            format!(
+                "makes a Deployment's name of more than {LABEL_MAX} characters with metadata.name: shorten it"
+            ),
         ));
     }
     if group.sink.postgres.is_some() == group.sink.http.is_some() {
@@ -151,7 +162,11 @@ fn invalid(field: impl Into<String>, message: impl Into<String>) -> Problem {
 
 fn is_dns_label(text: &str) -> bool {
     let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !text.is_empty() && text.len() <= LABEL_MAX && text.chars().all(inside) && !text.starts_with('-') && !text.ends_with('-')
+    !text.is_empty()
+        && text.len() <= LABEL_MAX
+        && text.chars().all(inside)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 fn is_host_and_port(text: &str) -> bool {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Problem, Reason};
 use crate::crd::{AdoptionPolicy, GrowthPolicy, OrderPipeline, TopicStatus};
 use crate::kafka::{self, NewTopic, ObservedTopic};
-use crate::observe::{KafkaView, Observed, topic_name};
 use crate::names;
+use crate::observe::{KafkaView, Observed, topic_name};
 
 /// Kafka's bound on the length of a topic's name.
 const TOPIC_NAME_MAX: usize = 249;
@@ -41,7 +41,10 @@ pub(super) fn dead_letter_name(topic: &str, group: &crate::crd::ConsumerGroupSpe
 
 /// A record that just fits the main topic must fit the dead-letter topic with its further headers, or it would block
 /// its partition for ever.
-fn dead_letter_config(main: &BTreeMap<String, String>, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+fn dead_letter_config(
+    main: &BTreeMap<String, String>,
+    own: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     let mut config = own.clone();
     if let Some(bytes) = main.get(MAX_MESSAGE_BYTES).and_then(|bytes| bytes.parse::<u64>().ok()) {
         let enough = bytes.saturating_add(DEAD_LETTER_HEADROOM_BYTES).to_string();
@@ -97,12 +100,15 @@ fn present_problems(
         return mismatches(pipeline, topic, present);
     }
     let name = &topic.name;
-    let was = if record.is_some() { "was deleted and created anew by someone else" } else { "was there before" };
+    let was =
+        if record.is_some() { "was deleted and created anew by someone else" } else { "was there before" };
     match pipeline.spec.topic.adoption {
         AdoptionPolicy::Refuse => vec![Problem::new(
             Reason::TopicRefused,
             field,
-            format!("topic {name} {was} and adoption is Refuse: name another topic, or set adoption: AdoptIfIdentical"),
+            format!(
+                "topic {name} {was} and adoption is Refuse: name another topic, or set adoption: AdoptIfIdentical"
+            ),
         )],
         AdoptionPolicy::Adopt | AdoptionPolicy::AdoptIfIdentical => {
             let differences = differences(topic, present);
@@ -129,7 +135,9 @@ fn mismatches(pipeline: &OrderPipeline, topic: &NewTopic, present: &ObservedTopi
     } else if has < topic.partitions && growth == GrowthPolicy::Never {
         Some(format!("topic {name} has {has} partitions and growthPolicy is Never: set {has}"))
     } else if has < topic.partitions {
-        Some(format!("topic {name} has {has} partitions; growing them ({growth:?}) is not supported yet: set {has}"))
+        Some(format!(
+            "topic {name} has {has} partitions; growing them ({growth:?}) is not supported yet: set {has}"
+        ))
     } else {
         None
     };
@@ -140,8 +148,9 @@ fn mismatches(pipeline: &OrderPipeline, topic: &NewTopic, present: &ObservedTopi
         && wanted != present.replication_factor
     {
         let has = present.replication_factor;
-        let message =
-            format!("topic {name} has replication factor {has}; changing it is not supported: set {has}, or leave it out");
+        let message = format!(
+            "topic {name} has replication factor {has}; changing it is not supported: set {has}, or leave it out"
+        );
         problems.push(Problem::new(Reason::TopicMismatch, "spec.topic.replicationFactor", message));
     }
     problems
@@ -156,7 +165,8 @@ fn differences(topic: &NewTopic, present: &ObservedTopic) -> Vec<String> {
     if let Some(wanted) = topic.replication_factor
         && wanted != present.replication_factor
     {
-        differences.push(format!("replicationFactor: declared {wanted}, there {}", present.replication_factor));
+        differences
+            .push(format!("replicationFactor: declared {wanted}, there {}", present.replication_factor));
     }
     for (key, wanted) in &topic.config {
         let there = present.config.get(key);

@@ -1,7 +1,7 @@
 //! Values that the resource has and this version does not honour: refused, never ignored.
 
 use super::{Problem, Reason};
-use crate::crd::{AdoptionPolicy, Delivery, DeletionPolicy, Mode, OrderPipeline};
+use crate::crd::{AdoptionPolicy, DeletionPolicy, Delivery, Mode, OrderPipeline};
 
 pub(super) fn problems(pipeline: &OrderPipeline) -> Vec<Problem> {
     let spec = &pipeline.spec;

@@ -16,11 +16,15 @@ pub(super) type Env = Vec<(String, EnvValue)>;
 /// Objects of others that stand where one of ours must.
 pub(super) fn name_problems(pipeline: &OrderPipeline, observed: &Observed) -> Vec<Problem> {
     let uid = pipeline.uid().unwrap_or_default();
-    let strangers = observed.objects.iter().filter(|(_, live)| live.controller.as_deref() != Some(uid.as_str()));
+    let strangers =
+        observed.objects.iter().filter(|(_, live)| live.controller.as_deref() != Some(uid.as_str()));
     strangers
         .map(|(key, live)| {
-            let whose = live.controller_name.clone().unwrap_or_else(|| "nobody the operator knows".to_owned());
-            let message = format!("{key} exists and belongs to {whose}: rename the pipeline or the group, or remove it");
+            let whose =
+                live.controller_name.clone().unwrap_or_else(|| "nobody the operator knows".to_owned());
+            let message = format!(
+                "{key} exists and belongs to {whose}: rename the pipeline or the group, or remove it"
+            );
             Problem::new(Reason::NameTaken, "metadata.name", message)
         })
         .collect()

@@ -1,0 +1,243 @@
+//! Planning, with the world simulated: what is planned, once done, leaves nothing to plan.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::{Change, Why, assess, plan};
+use crate::fixtures::{after, nothing, pipeline, pipeline_with, record, topic, valid};
+use crate::kafka::Severity;
+use crate::observe::{KafkaView, Observed, SecretState};
+use crate::validate::Part;
+
+const GROUPS: &str = "consumerGroups: [{name: a, sink: {http: {url: \"http://sink/\"}}}]";
+
+/// What a random spec is made of.
+#[derive(Clone, Debug)]
+struct Shape {
+    service: Option<i32>,
+    groups: BTreeMap<String, i32>,
+    config: BTreeMap<String, String>,
+    tls: bool,
+}
+
+impl Shape {
+    fn pipeline(&self) -> crate::crd::OrderPipeline {
+        let groups: Vec<_> = self
+            .groups
+            .iter()
+            .map(|(name, replicas)| json!({"name": name, "replicas": replicas, "sink": {"postgres": {"secretRef": {"name": name}}}}))
+            .collect();
+        let mut spec = json!({
+            "kafka": {"bootstrapServers": "kafka:9092"},
+            "topic": {"config": self.config},
+            "consumerGroups": groups,
+        });
+        if self.tls {
+            spec["kafka"]["tls"] = json!({"caSecretRef": {"name": "ca", "key": "ca.crt"}});
+        }
+        if let Some(replicas) = self.service {
+            spec["orderService"] = json!({"replicas": replicas, "database": {"secretRef": {"name": "db"}}});
+        }
+        let object = json!({
+            "apiVersion": "orderflow.dev/v1alpha1", "kind": "OrderPipeline",
+            "metadata": {"name": "orders"}, "spec": spec,
+        });
+        pipeline(&object.to_string())
+    }
+}
+
+fn shapes() -> impl Strategy<Value = Shape> {
+    let config =
+        prop::collection::btree_map(
+        prop::sample::select(vec!["retention.ms", "segment.ms", "max.message.bytes"]).prop_map(str::to_owned),
+        "[1-9][0-9]{3,5}",
+        0..3,
+    );
+    let groups = prop::collection::btree_map("[abc]", 0..3_i32, 0..3);
+    (prop::option::of(0..3_i32), groups, config, any::<bool>())
+        .prop_map(|(service, groups, config, tls)| Shape { service, groups, config, tls })
+}
+
+/// Ways in which others meddle.
+fn meddle(observed: &mut Observed, seed: u8) {
+    for (index, live) in observed.objects.values_mut().enumerate() {
+        match (seed as usize + index) % 5 {
+            0 => live.body["spec"]["replicas"] = json!(7),
+            1 => live.body["metadata"]["labels"]["orderflow.dev/pipeline"] = json!("stolen"),
+            2 => live.body["metadata"]["labels"]["theirs"] = json!("kept"),
+            3 => live.body["metadata"]["annotations"] = json!({}),
+            _ => {}
+        }
+    }
+    if let KafkaView::Topics(topics) = &mut observed.kafka {
+        for topic in topics.values_mut() {
+            if seed.is_multiple_of(3) {
+                topic.config.insert("retention.ms".into(), "1".into());
+            }
+        }
+        if seed.is_multiple_of(7) {
+            topics.pop_first();
+        }
+    }
+    if seed.is_multiple_of(11)
+        && let Some(state) = observed.secrets.values_mut().next()
+    {
+        *state = SecretState::KeyMissing;
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_planned_leaves_nothing_to_plan(before in shapes(), now in shapes(), seed in any::<u8>()) {
+        let old = before.pipeline();
+        let observed = nothing(&old);
+        let validated = valid(&old, &observed);
+        let mut observed = after(&validated, &observed, &plan(&validated, &observed).changes);
+        meddle(&mut observed, seed);
+        let new = now.pipeline();
+        observed.secrets.extend(crate::fixtures::secrets(&new));
+        let validated = valid(&new, &observed);
+        let first = plan(&validated, &observed);
+        let then = after(&validated, &observed, &first.changes);
+        let second = plan(&validated, &then);
+        prop_assert_eq!(second.changes, vec![]);
+        // What was remembered is remembered again: a converged pipeline writes no status either.
+        prop_assert_eq!(&after(&validated, &then, &[]).records, &then.records);
+    }
+
+    #[test]
+    fn no_plan_deletes_a_topic_or_shrinks_one(before in shapes(), now in shapes(), seed in any::<u8>()) {
+        let old = before.pipeline();
+        let observed = nothing(&old);
+        let validated = valid(&old, &observed);
+        let mut observed = after(&validated, &observed, &plan(&validated, &observed).changes);
+        meddle(&mut observed, seed);
+        let new = now.pipeline();
+        let validated = valid(&new, &observed);
+        let KafkaView::Topics(topics) = &observed.kafka else { panic!("the fixture sees Kafka") };
+        for change in plan(&validated, &observed).changes {
+            if let Change::CreateTopic { topic, .. } = change {
+                prop_assert!(!topics.contains_key(&topic.name));
+            }
+        }
+    }
+}
+
+#[test]
+fn topics_come_before_pods() {
+    let pipeline = pipeline_with(GROUPS);
+    let observed = nothing(&pipeline);
+    let changes: Vec<_> =
+        plan(&valid(&pipeline, &observed), &observed).changes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        changes,
+        [
+            "create topic orders with 3 partitions",
+            "create topic orders.a.dlt with 3 partitions",
+            "create Deployment orders-a"
+        ]
+    );
+}
+
+#[test]
+fn a_key_that_left_the_spec_is_reset_and_a_stranger_s_key_is_left_alone() {
+    let pipeline = pipeline_with("topic: {config: {cleanup.policy: delete}}");
+    let mut observed = nothing(&pipeline);
+    let validated = valid(&pipeline, &observed);
+    let mut present = topic(&validated.topics[0], "id-1");
+    present.config.extend([("retention.ms".into(), "1".into()), ("segment.ms".into(), "1".into())]);
+    observed.kafka = KafkaView::Topics(BTreeMap::from([("orders".into(), present)]));
+    observed.records.insert("orders".into(), record("orders", Some("id-1"), true, &["retention.ms"]));
+    let changes = plan(&validated, &observed).changes;
+    assert_eq!(changes.len(), 1);
+    assert_eq!(changes[0].to_string(), "configure topic orders: reset retention.ms");
+}
+
+#[test]
+fn while_kafka_is_away_known_pods_are_repaired_and_new_ones_wait() {
+    let pipeline = pipeline_with(GROUPS);
+    let observed = nothing(&pipeline);
+    let validated = valid(&pipeline, &observed);
+    let mut observed = after(&validated, &observed, &plan(&validated, &observed).changes);
+    let message = "no answer".to_owned();
+    observed.kafka =
+        KafkaView::Unavailable { reason: "KafkaUnreachable", message, severity: Severity::Transient };
+    for live in observed.objects.values_mut() {
+        live.body["spec"]["replicas"] = json!(7);
+    }
+    let changes = plan(&validated, &observed).changes;
+    assert!(matches!(changes.as_slice(), [Change::ApplyObject { why: Why::Drifted, .. }]), "{changes:?}");
+
+    observed.records.clear();
+    let left = plan(&validated, &observed);
+    assert!(left.changes.is_empty(), "{:?}", left.changes);
+    assert_eq!(left.waiting[&Part::Group("a".into())].reason, "WaitingForTopics");
+    let verdict = assess(&validated, &observed, &left, &[]);
+    let topics = verdict.findings.iter().find(|finding| finding.type_ == "TopicReady").unwrap();
+    assert_eq!((topics.status, topics.reason.as_str()), ("Unknown", "KafkaUnreachable"));
+    assert!(verdict.is_true("Reconciling") && !verdict.is_true("Stalled") && !verdict.is_true("Ready"));
+}
+
+#[test]
+fn a_missing_secret_holds_back_its_own_pods_only() {
+    let pipeline = pipeline_with(
+        "orderService: {database: {secretRef: {name: db}}}, \
+         consumerGroups: [{name: a, sink: {http: {url: \"http://sink/\"}}}]",
+    );
+    let mut observed = nothing(&pipeline);
+    for state in observed.secrets.values_mut() {
+        *state = SecretState::SecretMissing;
+    }
+    let validated = valid(&pipeline, &observed);
+    let left = plan(&validated, &observed);
+    assert_eq!(left.waiting[&Part::OrderService].message, "Secret db is missing: create it with key url");
+    let parts: Vec<_> = left.changes.iter().map(Change::part).collect();
+    assert!(parts.contains(&Part::Group("a".into())) && !parts.contains(&Part::OrderService), "{parts:?}");
+}
+
+#[test]
+fn a_changed_secret_restarts_its_pods() {
+    let pipeline = pipeline_with("orderService: {database: {secretRef: {name: db}}}");
+    let observed = nothing(&pipeline);
+    let validated = valid(&pipeline, &observed);
+    let mut observed = after(&validated, &observed, &plan(&validated, &observed).changes);
+    for state in observed.secrets.values_mut() {
+        *state = SecretState::Present { hash: "01".into() };
+    }
+    let changes = plan(&validated, &observed).changes;
+    assert_eq!(changes.len(), 1);
+    assert_eq!(changes[0].to_string(), "update Deployment orders-order-service");
+}
+
+#[test]
+fn a_group_that_left_the_spec_loses_its_deployment_and_keeps_its_dead_letters() {
+    let pipeline = pipeline_with(GROUPS);
+    let observed = nothing(&pipeline);
+    let validated = valid(&pipeline, &observed);
+    let observed = after(&validated, &observed, &plan(&validated, &observed).changes);
+    let pipeline = pipeline_with("consumerGroups: []");
+    let validated = valid(&pipeline, &observed);
+    let changes = plan(&validated, &observed).changes;
+    assert_eq!(changes.iter().map(ToString::to_string).collect::<Vec<_>>(), ["delete Deployment orders-a"]);
+    let then = after(&validated, &observed, &changes);
+    assert!(then.records.contains_key("orders.a.dlt"));
+}
+
+#[test]
+fn a_pipeline_is_ready_when_its_rollouts_are() {
+    let pipeline = pipeline_with(GROUPS);
+    let observed = nothing(&pipeline);
+    let validated = valid(&pipeline, &observed);
+    let mut observed = after(&validated, &observed, &plan(&validated, &observed).changes);
+    let left = plan(&validated, &observed);
+    assert!(!assess(&validated, &observed, &left, &[]).is_true("Ready"));
+    for live in observed.objects.values_mut() {
+        live.body["status"] =
+            json!({"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1});
+    }
+    let verdict = assess(&validated, &observed, &left, &[]);
+    assert!(verdict.is_true("Ready") && !verdict.is_true("Reconciling") && !verdict.is_true("Stalled"));
+    assert_eq!(verdict.consumer_groups[0].ready_replicas, 1);
+}
