@@ -52,13 +52,17 @@ struct Assigned {
     ended: bool,
 }
 
-/// What is left of a partition that was released.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Released {
-    /// Records that were handed over and are not done.
-    pub undone: usize,
-    /// Those of them whose offset is committed.
-    pub committed_undone: usize,
+/// What became of a record.
+#[derive(Debug)]
+pub enum Dispatched {
+    /// Its worker has it.
+    Taken,
+    /// Its worker has it, and the partition should now be paused.
+    Full,
+    /// This member does not have the partition: its owner reads the record.
+    NotOurs,
+    /// Offsets rise, this one does not: the worker does not have the record.
+    Rewound(Box<Record>),
 }
 
 impl Assignment {
@@ -90,17 +94,21 @@ impl Assignment {
         }
     }
 
-    /// Hands `record` to its partition's worker. `true` when the partition should now be paused. A record of a
-    /// partition that this member does not have is dropped: its owner reads it.
-    pub fn dispatch(&mut self, record: Record) -> bool {
-        let Some(assigned) = self.partitions.get_mut(&record.partition) else { return false };
-        if assigned.tracker.handed_over(record.offset, record.size()) {
-            // The queue is closed only when the worker has ended, which its report tells.
-            let _ = assigned.queue.send(record);
+    /// Hands `record` to its partition's worker.
+    pub fn dispatch(&mut self, record: Record) -> Dispatched {
+        let Some(assigned) = self.partitions.get_mut(&record.partition) else { return Dispatched::NotOurs };
+        if !assigned.tracker.handed_over(record.offset, record.size()) {
+            return Dispatched::Rewound(Box::new(record));
         }
-        let full = assigned.tracker.undone() >= PAUSE_AT_RECORDS
-            || assigned.tracker.undone_bytes() >= PAUSE_AT_BYTES;
-        full && !std::mem::replace(&mut assigned.paused, full)
+        // The queue is closed only when the worker has ended, which its report tells.
+        let _ = assigned.queue.send(record);
+        let tracker = &assigned.tracker;
+        let full = tracker.undone() >= PAUSE_AT_RECORDS || tracker.undone_bytes() >= PAUSE_AT_BYTES;
+        if full && !assigned.paused {
+            assigned.paused = true;
+            return Dispatched::Full;
+        }
+        Dispatched::Taken
     }
 
     /// Paused partitions that have room again; they count as resumed.
@@ -181,14 +189,12 @@ impl Assignment {
             .any(|partition| self.partitions.get(partition).is_some_and(|assigned| !assigned.ended))
     }
 
-    /// Stops what still runs of `partition` and forgets it.
-    pub fn release(&mut self, partition: i32) -> Option<Released> {
-        let assigned = self.partitions.remove(&partition)?;
+    /// Stops what still runs of `partition` and forgets it. Returns how many of its records are committed and not
+    /// done.
+    pub fn release(&mut self, partition: i32) -> usize {
+        let Some(assigned) = self.partitions.remove(&partition) else { return 0 };
         assigned.task.abort();
-        Some(Released {
-            undone: assigned.tracker.undone(),
-            committed_undone: assigned.tracker.committed_undone(),
-        })
+        assigned.tracker.committed_undone()
     }
 
     /// Every partition this member has.

@@ -22,6 +22,7 @@ pub mod connection;
 pub mod poll_loop;
 pub mod rebalance;
 pub mod start_offsets;
+pub mod commits;
 pub mod assignment;
 pub mod offsets;
 pub mod record;

@@ -26,8 +26,8 @@ struct Pending {
 }
 
 impl OffsetTracker {
-    /// A record was handed to the worker. Offsets rise; one that does not is a repetition and is refused: whoever
-    /// gets `false` drops the record.
+    /// A record was handed to the worker. Offsets rise; one that does not is refused with `false`: it belongs to
+    /// another log, and another tracker.
     pub fn handed_over(&mut self, offset: i64, bytes: usize) -> bool {
         if self.next.is_some_and(|next| offset < next) {
             return false;
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_record_is_refused() {
+    fn an_offset_that_does_not_rise_is_refused() {
         let mut tracker = OffsetTracker::default();
         assert!(tracker.handed_over(7, 1));
         assert!(!tracker.handed_over(7, 1));

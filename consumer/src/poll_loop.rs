@@ -1,16 +1,18 @@
 //! The consumer loop: one thread that owns the Kafka client, its offsets and the assignment.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionList;
 use runtime::health::Health;
 use runtime::shutdown::CancellationToken;
 
-use crate::assignment::Assignment;
+use crate::assignment::{Assignment, Dispatched};
+use crate::commits::Commits;
 use crate::config::{Delivery, Subscription};
 use crate::connection::Connection;
 use crate::metrics::{ConsumerMetrics, gauge};
@@ -30,12 +32,6 @@ const BUSY_POLL: Duration = Duration::from_millis(5);
 const IDLE_POLL: Duration = Duration::from_millis(50);
 /// Records taken in a row before the loop looks at everything else.
 const POLL_BURST: usize = 500;
-/// Between two commits of what was done. A crash repeats at most what was done in this time, and a member costs the
-/// broker at most five writes a second.
-const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
-/// A commit without an answer for this long counts as failed. Above `socket.timeout.ms` and a search for the
-/// coordinator.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a partition that goes to another member may finish what it has in hand. Within the brokers' patience
 /// with a rebalance (`max.poll.interval.ms`, 5 minutes) and long enough for a slow batch.
 const REVOKE_DRAIN: Duration = Duration::from_secs(10);
@@ -47,7 +43,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// What the loop works with.
 pub struct PollLoop {
     /// The group's member.
-    pub consumer: BaseConsumer<GroupContext>,
+    pub consumer: Arc<BaseConsumer<GroupContext>>,
     /// Who it is.
     pub subscription: Subscription,
     /// What it has.
@@ -64,15 +60,8 @@ pub struct PollLoop {
     pub shutdown: CancellationToken,
     /// How long draining may take after that.
     pub shutdown_drain: Duration,
-    /// When the last commit was asked for, and whether its answer is still awaited.
-    pub commit: CommitClock,
-}
-
-/// When the last commit was asked for.
-#[derive(Debug, Default)]
-pub struct CommitClock {
-    asked: Option<Instant>,
-    awaited: bool,
+    /// How it commits.
+    pub commits: Commits,
 }
 
 /// Why the loop ended other than by being asked to.
@@ -101,8 +90,14 @@ impl PollLoop {
     /// Consumes until the stop signal, then drains, commits and leaves the group.
     ///
     /// # Errors
-    /// [`PollError`]; nothing is committed then but what was before.
+    /// [`PollError`]; the group is left then too, and what is not committed is repeated by who takes over.
     pub fn run(mut self) -> Result<(), PollError> {
+        let outcome = self.consume().and_then(|()| self.drain_all());
+        self.leave();
+        outcome
+    }
+
+    fn consume(&mut self) -> Result<(), PollError> {
         self.consumer.subscribe(&[&self.subscription.topic]).map_err(PollError::Subscribe)?;
         while !self.shutdown.is_cancelled() {
             self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
@@ -110,20 +105,17 @@ impl PollLoop {
             self.answer_rebalances()?;
             self.resume_where_there_is_room();
             self.poll_records()?;
-            self.commit_progress();
+            self.commits.progress(&mut self.assignment);
             self.connection.probe(&self.consumer);
             self.show();
         }
-        self.leave()
+        Ok(())
     }
 
     /// Completions come before new work: they make room and move the watermarks.
     fn apply_reports(&mut self) -> Result<(), PollError> {
         while let Ok(report) = self.reports.try_recv() {
             self.apply(report)?;
-        }
-        while let Some(answer) = self.consumer.context().next_commit() {
-            self.apply_commit(answer);
         }
         Ok(())
     }
@@ -146,25 +138,7 @@ impl PollLoop {
 
     /// At most once: whether `offset` is committed, so that the batch below it may be delivered.
     fn commit_first(&mut self, lease: Lease, offset: i64) -> bool {
-        self.assignment.is_working(lease) && self.commit_now(&[(lease.partition, offset)]).is_ok()
-    }
-
-    fn apply_commit(&mut self, answer: KafkaResult<Vec<(i32, i64)>>) {
-        self.commit.awaited = false;
-        if let Some(asked) = self.commit.asked {
-            self.metrics.commit_seconds.observe(asked.elapsed().as_secs_f64());
-        }
-        match answer {
-            Ok(offsets) => offsets
-                .into_iter()
-                .for_each(|(partition, offset)| self.assignment.committed(partition, offset)),
-            Err(error) => self.commit_failed(&error),
-        }
-    }
-
-    fn commit_failed(&self, error: &KafkaError) {
-        self.metrics.commit_errors.inc();
-        tracing::warn!(group = self.subscription.group, %error, "commit failed; the next one covers it");
+        self.assignment.is_working(lease) && self.commit_now(&[(lease.partition, offset)])
     }
 
     fn answer_rebalances(&mut self) -> Result<(), PollError> {
@@ -247,29 +221,45 @@ impl PollLoop {
         let mut wait = if self.assignment.undone() > 0 { BUSY_POLL } else { IDLE_POLL };
         for _ in 0..POLL_BURST {
             let polled = self.consumer.poll(wait);
-            if self.consumer.context().has_change() {
-                // A record that was polled with it would be of the assignment before; it is read again.
-                debug_assert!(polled.is_none(), "a poll returns either a record or the news");
-                return Ok(());
-            }
             match polled {
                 None => return Ok(()),
                 Some(Ok(message)) => {
                     let record = Record::copied_from(&message);
-                    let partition = record.partition;
                     drop(message);
-                    if self.assignment.dispatch(record) {
-                        self.pause(partition);
-                    }
+                    self.dispatch(record);
                 }
                 Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
                     return Err(PollError::Fatal(error));
                 }
                 Some(Err(error)) => self.connection.poll_failed(&error),
             }
+            if self.consumer.context().has_change() {
+                return Ok(());
+            }
             wait = Duration::ZERO;
         }
         Ok(())
+    }
+
+    fn dispatch(&mut self, record: Record) {
+        let (partition, offset) = (record.partition, record.offset);
+        match self.assignment.dispatch(record) {
+            Dispatched::Taken | Dispatched::NotOurs => {}
+            Dispatched::Full => self.pause(partition),
+            Dispatched::Rewound(record) => {
+                // The broker has another log than before: the topic was made anew, or truncated by a leader that
+                // lacked its end. What it holds now is read from where it begins, not taken for a repetition.
+                tracing::warn!(
+                    partition,
+                    offset,
+                    "the log starts again before what was read; starting with it"
+                );
+                self.forget(&[partition]);
+                self.assignment.assign(partition);
+                self.resume(&[partition]);
+                self.assignment.dispatch(*record);
+            }
+        }
     }
 
     fn pause(&self, partition: i32) {
@@ -278,41 +268,27 @@ impl PollLoop {
         }
     }
 
-    /// At most once commits before delivery, batch by batch; at least once commits here, what was done since.
-    fn commit_progress(&mut self) {
-        let since = self.commit.asked.map(|asked| asked.elapsed());
-        let due = since
-            .is_none_or(|since| since >= if self.commit.awaited { COMMIT_PATIENCE } else { COMMIT_INTERVAL });
-        if self.subscription.delivery == Delivery::AtMostOnce || !due {
-            return;
-        }
-        let offsets = self.assignment.to_commit();
-        if offsets.is_empty() {
-            return;
-        }
-        self.commit.asked = Some(Instant::now());
-        match self.offsets(&offsets).and_then(|list| self.consumer.commit(&list, CommitMode::Async)) {
-            Ok(()) => self.commit.awaited = true,
-            Err(error) => self.commit_failed(&error),
-        }
-    }
-
     fn show(&self) {
         self.metrics.in_flight.set(gauge(self.assignment.undone()));
         self.metrics.assigned_partitions.set(gauge(self.assignment.owned().len()));
     }
 
-    fn leave(mut self) -> Result<(), PollError> {
+    fn drain_all(&mut self) -> Result<(), PollError> {
         let owned = self.assignment.owned();
         self.drain(&owned, Instant::now() + self.shutdown_drain)?;
         self.release(&owned);
         self.show();
+        Ok(())
+    }
+
+    /// Dropping the consumer leaves the group, so that the others take over at once.
+    fn leave(mut self) {
+        self.forget(&self.assignment.owned());
         self.health.retire(HEARTBEAT);
-        // Dropping the consumer leaves the group, so that the others take over at once.
+        self.commits.end();
         self.consumer.context().close();
         drop(self.consumer);
         tracing::info!(group = self.subscription.group, "left the group");
-        Ok(())
     }
 
     /// Lets the workers of `partitions` finish the batch they have in hand, until `deadline`.
@@ -340,7 +316,7 @@ impl PollLoop {
         let offsets = self.assignment.to_commit_of(partitions);
         if self.subscription.delivery == Delivery::AtLeastOnce && !offsets.is_empty() {
             for _ in 0..COMMIT_ATTEMPTS {
-                if self.commit_now(&offsets).is_ok() {
+                if self.commit_now(&offsets) {
                     break;
                 }
                 thread::sleep(RETRY_PAUSE);
@@ -351,29 +327,16 @@ impl PollLoop {
 
     fn forget(&mut self, partitions: &[i32]) {
         for partition in partitions {
-            let Some(released) = self.assignment.release(*partition) else { continue };
-            if self.subscription.delivery == Delivery::AtMostOnce && released.committed_undone > 0 {
-                self.metrics.lost.inc_by(released.committed_undone as u64);
-                tracing::warn!(
-                    partition,
-                    records = released.committed_undone,
-                    "committed records were not delivered"
-                );
+            let records = self.assignment.release(*partition);
+            if self.subscription.delivery == Delivery::AtMostOnce && records > 0 {
+                self.metrics.lost.inc_by(records as u64);
+                tracing::warn!(partition, records, "committed records were not delivered");
             }
         }
     }
 
-    fn commit_now(&mut self, offsets: &[(i32, i64)]) -> KafkaResult<()> {
-        let asked = Instant::now();
-        let answer = self.offsets(offsets).and_then(|list| self.consumer.commit(&list, CommitMode::Sync));
-        self.metrics.commit_seconds.observe(asked.elapsed().as_secs_f64());
-        match &answer {
-            Ok(()) => {
-                offsets.iter().for_each(|(partition, offset)| self.assignment.committed(*partition, *offset))
-            }
-            Err(error) => self.commit_failed(error),
-        }
-        answer
+    fn commit_now(&mut self, offsets: &[(i32, i64)]) -> bool {
+        self.commits.now(offsets.to_vec(), &mut self.assignment).is_ok()
     }
 
     fn list(&self, partitions: &[i32]) -> TopicPartitionList {
@@ -382,14 +345,6 @@ impl PollLoop {
             list.add_partition(&self.subscription.topic, *partition);
         }
         list
-    }
-
-    fn offsets(&self, offsets: &[(i32, i64)]) -> KafkaResult<TopicPartitionList> {
-        let mut list = TopicPartitionList::with_capacity(offsets.len());
-        for (partition, offset) in offsets {
-            list.add_partition_offset(&self.subscription.topic, *partition, Offset::Offset(*offset))?;
-        }
-        Ok(list)
     }
 }
 

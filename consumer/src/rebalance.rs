@@ -1,4 +1,4 @@
-//! What librdkafka tells while it is polled: rebalances and answers to commits, kept until the poll loop takes them.
+//! What librdkafka tells of the group while it is polled, kept until the poll loop answers it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
 /// A change of the assignment that waits for its answer. The group does not go on before it has one.
@@ -22,44 +22,30 @@ pub enum Change {
     Lost(TopicPartitionList),
 }
 
-/// The answer to a commit that was not waited for: what the broker has now, or why it has not.
-pub type CommitAnswer = KafkaResult<Vec<(i32, i64)>>;
-
 /// The consumer's context.
 ///
 /// A rebalance is *not* answered inside the callback: draining a partition is the poll loop's work, with the loop's
 /// own state, and a step one can read there. The callback only writes it down.
 #[derive(Debug, Default)]
 pub struct GroupContext {
-    mailbox: Mutex<Mailbox>,
+    changes: Mutex<VecDeque<Change>>,
     closing: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Mailbox {
-    changes: VecDeque<Change>,
-    commits: VecDeque<CommitAnswer>,
 }
 
 impl GroupContext {
     /// The oldest change that waits.
     pub fn next_change(&self) -> Option<Change> {
-        self.lock().changes.pop_front()
+        self.lock().pop_front()
     }
 
     /// Puts a change back that can't be answered yet.
     pub fn put_back(&self, change: Change) {
-        self.lock().changes.push_front(change);
+        self.lock().push_front(change);
     }
 
     /// Whether a change waits.
     pub fn has_change(&self) -> bool {
-        !self.lock().changes.is_empty()
-    }
-
-    /// The oldest answer to a commit.
-    pub fn next_commit(&self) -> Option<CommitAnswer> {
-        self.lock().commits.pop_front()
+        !self.lock().is_empty()
     }
 
     /// From now on the poll loop answers nothing: every change is accepted at once, so that the consumer can close.
@@ -67,9 +53,9 @@ impl GroupContext {
         self.closing.store(true, Ordering::Release);
     }
 
-    // Both queues are plain: a panic elsewhere can't leave them half-written.
-    fn lock(&self) -> MutexGuard<'_, Mailbox> {
-        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    // The queue is plain: a panic elsewhere can't leave it half-written.
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Change>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,21 +86,7 @@ impl ConsumerContext for GroupContext {
         } else {
             Change::Revoke(list)
         };
-        self.lock().changes.push_back(change);
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let answer = result.map(|()| {
-            let elements = offsets.elements();
-            let taken = elements.iter().filter(|element| element.error().is_ok());
-            taken
-                .filter_map(|element| match element.offset() {
-                    Offset::Offset(offset) => Some((element.partition(), offset)),
-                    _ => None,
-                })
-                .collect()
-        });
-        self.lock().commits.push_back(answer);
+        self.lock().push_back(change);
     }
 }
 

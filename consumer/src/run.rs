@@ -18,13 +18,14 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::assignment::{Assignment, WorkerSpawner};
+use crate::commits::Commits;
 use crate::config::{Config, SinkConfig, Subscription};
 use crate::connection::{self, Connection};
 use crate::dead_letter::headers::Origin;
 use crate::dead_letter::{DeadLetterError, DeadLetters};
 use crate::deliver::Deliverer;
 use crate::metrics::ConsumerMetrics;
-use crate::poll_loop::{CommitClock, PollError, PollLoop};
+use crate::poll_loop::{PollError, PollLoop};
 use crate::rebalance::GroupContext;
 use crate::sink::Sink;
 use crate::sink::http::{BadHttpClient, HttpSink};
@@ -45,9 +46,10 @@ const HEARTBEAT_MILLIS: &str = "3000";
 const SOCKET_TIMEOUT_MILLIS: &str = "10000";
 /// A topic that is created, or grown, after the start is found this soon. The default is 5 minutes.
 const METADATA_REFRESH_MILLIS: &str = "5000";
-/// What librdkafka may hold of each partition before it is handed on, in KiB; the default of 64 MiB times a dozen
-/// partitions is more than a small pod has.
-const FETCH_QUEUE_KIB: &str = "8192";
+/// What librdkafka fetches ahead of the poll loop, in KiB. Its default of 64 MiB is more than a small pod has.
+const FETCH_QUEUE_KIB: &str = "16384";
+/// A full queue is looked at again after this. The default of 1 s would leave workers idle after they emptied it.
+const FETCH_QUEUE_BACKOFF_MILLIS: &str = "20";
 
 /// Why a consumer ended other than by being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +66,8 @@ pub enum RunError {
     /// The consumer could not be set up.
     #[error("failed to set up the Kafka consumer")]
     Consumer(#[source] KafkaError),
-    /// No thread for the poll loop.
-    #[error("failed to start the poll loop's thread")]
+    /// No thread to be had.
+    #[error("failed to start a thread")]
     Thread(#[source] std::io::Error),
     /// The poll loop ended with an error.
     #[error("failed to consume")]
@@ -109,8 +111,11 @@ pub async fn run(
     // Whoever drops this future stops the loop too.
     let stop = shutdown.child_token();
     let _stop_on_drop = stop.clone().drop_guard();
+    let consumer = Arc::new(member(&kafka, &subscription).map_err(RunError::Consumer)?);
+    let commits = Commits::start(Arc::clone(&consumer), &subscription, consumer_metrics.clone());
+    tracing::info!(?subscription, dead_letter_topic, "starting");
     let poll_loop = PollLoop {
-        consumer: member(&kafka, &subscription).map_err(RunError::Consumer)?,
+        consumer,
         connection: Connection::unknown(health.clone(), subscription.topic.clone()),
         subscription,
         assignment: Assignment::new(spawner),
@@ -119,7 +124,7 @@ pub async fn run(
         metrics: consumer_metrics,
         shutdown: stop,
         shutdown_drain: shutdown_grace - LEAVE_RESERVE.min(shutdown_grace / LEAVE_RESERVE_PART),
-        commit: CommitClock::default(),
+        commits: commits.map_err(RunError::Thread)?,
     };
     let ended = spawn(poll_loop).map_err(RunError::Thread)?;
     // It serves to the end: while draining, the kubelet still asks whether the process lives.
@@ -160,7 +165,8 @@ fn member(
         .set("heartbeat.interval.ms", HEARTBEAT_MILLIS)
         .set("socket.timeout.ms", SOCKET_TIMEOUT_MILLIS)
         .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MILLIS)
-        .set("queued.max.messages.kbytes", FETCH_QUEUE_KIB);
+        .set("queued.max.messages.kbytes", FETCH_QUEUE_KIB)
+        .set("fetch.queue.backoff.ms", FETCH_QUEUE_BACKOFF_MILLIS);
     config.create_with_context(GroupContext::default())
 }
 

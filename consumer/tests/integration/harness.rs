@@ -19,6 +19,7 @@ use rdkafka::message::{Header, Message, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use runtime::shutdown::CancellationToken;
+use runtime::telemetry::{self, LogArgs, LogFormat};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -63,12 +64,18 @@ fn client() -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", kafka()).set("allow.auto.create.topics", "false");
     config.set("message.max.bytes", MAX_MESSAGE_BYTES);
+    // Tests make and delete topics: what is known of them must not be old.
+    config.set("topic.metadata.refresh.interval.ms", "500").set("topic.metadata.propagation.max.ms", "500");
     config
 }
 
 impl World {
     async fn made(partitions: i32) -> Self {
         runtime::tls::install_provider();
+        if let Ok(log) = std::env::var("TEST_LOG") {
+            // The first test of the process installs it for all.
+            let _ = telemetry::init(&LogArgs { log, log_format: LogFormat::Text });
+        }
         let id = Uuid::new_v4().simple().to_string();
         let world = Self {
             topic: format!("it-{id}"),
@@ -131,15 +138,19 @@ impl World {
         value: Option<&[u8]>,
         headers: OwnedHeaders,
     ) -> i64 {
-        let record = FutureRecord::<[u8], [u8]> {
-            topic: &self.topic,
-            partition: Some(partition),
-            payload: value,
-            key,
-            timestamp: None,
-            headers: Some(headers),
-        };
-        self.producer.send(record, ANSWER_TIMEOUT).await.expect(UNREACHABLE).offset
+        // A producer that knows a topic's past needs a moment to see that it was made anew.
+        let delivery = eventually("the broker takes a record", async || {
+            let record = FutureRecord::<[u8], [u8]> {
+                topic: &self.topic,
+                partition: Some(partition),
+                payload: value,
+                key,
+                timestamp: None,
+                headers: Some(headers.clone()),
+            };
+            self.producer.send(record, ANSWER_TIMEOUT).await.ok()
+        });
+        delivery.await.offset
     }
 
     /// Sends `event` as the relay does.

@@ -114,3 +114,22 @@ async fn a_topic_that_does_not_exist_yet_is_waited_for() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
+    in_world(1, async |world| {
+        let platform = Platform::answering(|_| Answer::status(200)).await;
+        let url = format!("--sink-http-url={}", platform.url());
+        let mut events = world.send_orders(1, 20).await;
+        let member = world.start("platform", &["--sink=http", &url]).await;
+        world.lag_is_zero("platform").await;
+        world.delete_topic(&world.topic).await;
+        world.create_topic(&world.topic, 1).await;
+        events.extend(world.send_orders(1, 5).await);
+        eventually("all were posted", async || (platform.keys().len() >= events.len()).then_some(())).await;
+        assert_each_once(platform.keys(), &events);
+        world.lag_is_zero("platform").await;
+        member.stop().await;
+    })
+    .await;
+}

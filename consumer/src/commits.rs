@@ -1,0 +1,148 @@
+//! How what is done becomes committed: regularly without waiting, and with waiting where the next step depends on it.
+//!
+//! rdkafka's asynchronous commit never calls back (librdkafka answers it only through `offset_commit_cb`, which rdkafka
+//! does not set), so nobody would learn that one failed. Here a thread of its own makes synchronous ones, one at a
+//! time: every commit is answered, and none overtakes another.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::assignment::Assignment;
+use crate::config::{Delivery, Subscription};
+use crate::metrics::ConsumerMetrics;
+use crate::rebalance::GroupContext;
+
+/// Between two commits of what was done. A crash repeats at most what was done in this time and what is in flight,
+/// and a member costs the broker at most five writes a second.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Partitions and the offsets to commit.
+type Offsets = Vec<(i32, i64)>;
+
+/// The group's commits.
+pub struct Commits {
+    delivery: Delivery,
+    metrics: ConsumerMetrics,
+    group: String,
+    requests: Sender<Offsets>,
+    answers: Receiver<Answer>,
+    thread: JoinHandle<()>,
+    asked: Option<Instant>,
+    awaited: bool,
+}
+
+struct Answer {
+    offsets: Offsets,
+    result: KafkaResult<()>,
+    took: Duration,
+}
+
+/// A commit that the broker did not take, or did not say so. It is counted and logged already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotCommitted;
+
+impl Commits {
+    /// Starts the thread that commits for `consumer`.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start(
+        consumer: Arc<BaseConsumer<GroupContext>>,
+        subscription: &Subscription,
+        metrics: ConsumerMetrics,
+    ) -> std::io::Result<Self> {
+        let (requests, requested) = channel::<Offsets>();
+        let (answered, answers) = channel();
+        let topic = subscription.topic.clone();
+        let thread = thread::Builder::new().name("commits".to_owned()).spawn(move || {
+            for offsets in requested {
+                let asked = Instant::now();
+                let result = list(&topic, &offsets).and_then(|list| consumer.commit(&list, CommitMode::Sync));
+                if answered.send(Answer { offsets, result, took: asked.elapsed() }).is_err() {
+                    break;
+                }
+            }
+        })?;
+        let (delivery, group) = (subscription.delivery, subscription.group.clone());
+        Ok(Self { delivery, metrics, group, requests, answers, thread, asked: None, awaited: false })
+    }
+
+    /// Asks for a commit of what was done since the last time, if it is time. At most once has nothing to do here: it
+    /// commits before it delivers, batch by batch.
+    pub fn progress(&mut self, assignment: &mut Assignment) {
+        if let Ok(answer) = self.answers.try_recv() {
+            // The one before is the one awaited; whether it failed, the next look at what is not committed shows.
+            let _ = self.apply(answer, assignment);
+        }
+        let due = self.asked.is_none_or(|asked| asked.elapsed() >= COMMIT_INTERVAL);
+        if self.delivery == Delivery::AtMostOnce || self.awaited || !due {
+            return;
+        }
+        let offsets = assignment.to_commit();
+        if !offsets.is_empty() {
+            self.ask(offsets);
+        }
+    }
+
+    /// Commits `offsets` and waits for the answer, at most about `socket.timeout.ms`, or twice that where another
+    /// commit is under way.
+    ///
+    /// # Errors
+    /// [`NotCommitted`].
+    pub fn now(&mut self, offsets: Offsets, assignment: &mut Assignment) -> Result<(), NotCommitted> {
+        if self.awaited {
+            let before = self.answers.recv().map_err(|_ended| NotCommitted)?;
+            let _ = self.apply(before, assignment);
+        }
+        self.ask(offsets);
+        let answer = self.answers.recv().map_err(|_ended| NotCommitted)?;
+        self.apply(answer, assignment)
+    }
+
+    /// Ends the thread, so that nobody but the caller has the consumer.
+    pub fn end(self) {
+        drop(self.requests);
+        // It has no way to panic; if it did, the group is left all the same.
+        let _ = self.thread.join();
+    }
+
+    fn ask(&mut self, offsets: Offsets) {
+        self.asked = Some(Instant::now());
+        self.awaited = self.requests.send(offsets).is_ok();
+    }
+
+    fn apply(&mut self, answer: Answer, assignment: &mut Assignment) -> Result<(), NotCommitted> {
+        let Answer { offsets, result, took } = answer;
+        self.awaited = false;
+        self.metrics.commit_seconds.observe(took.as_secs_f64());
+        match result {
+            Ok(()) => {
+                offsets.iter().for_each(|(partition, offset)| assignment.committed(*partition, *offset));
+                Ok(())
+            }
+            Err(error) => {
+                self.failed(&error);
+                Err(NotCommitted)
+            }
+        }
+    }
+
+    fn failed(&self, error: &KafkaError) {
+        self.metrics.commit_errors.inc();
+        tracing::warn!(group = self.group, %error, "commit failed; the next one covers it");
+    }
+}
+
+fn list(topic: &str, offsets: &[(i32, i64)]) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    for (partition, offset) in offsets {
+        list.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+    }
+    Ok(list)
+}
