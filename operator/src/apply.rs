@@ -72,13 +72,14 @@ pub fn severity(error: &kube::Error) -> Severity {
 pub async fn apply(
     client: &Client,
     kafka: &Handles,
-    pipeline: &OrderPipeline,
+    pipeline: &mut OrderPipeline,
     observed: &Observed,
     plan: &Plan,
 ) -> Result<Applied, report::Error> {
     let mut applied = Applied { records: observed.records.clone(), ..Applied::default() };
-    let intended = intend(client, pipeline, plan, &mut applied.records).await?;
-    let mut blocked: BTreeSet<Part> = BTreeSet::new();
+    applied.setbacks = impossible_topics(kafka, observed, plan).await;
+    let mut blocked: BTreeSet<Part> = applied.setbacks.iter().map(|setback| setback.part.clone()).collect();
+    let intended = intend(client, pipeline, plan, &blocked, &mut applied.records).await?;
     for change in &plan.changes {
         let part = change.part();
         // Pods need every topic; the objects of one workload need each other; workloads do not.
@@ -102,17 +103,42 @@ pub async fn apply(
     Ok(applied)
 }
 
+fn setback(part: &Part, error: &Error) -> Setback {
+    Setback { part: part.clone(), severity: error.severity(), message: error.to_string() }
+}
+
+/// Topics that Kafka would not create. Asking first keeps a claim on them from being written and taken back each time.
+async fn impossible_topics(kafka: &Handles, observed: &Observed, plan: &Plan) -> Vec<Setback> {
+    let mut setbacks = Vec::new();
+    for change in &plan.changes {
+        let Change::CreateTopic { topic, .. } = change else { continue };
+        let checked = match admin(kafka, observed) {
+            Ok(admin) => admin.check(topic).await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        match checked {
+            // That it is there by now is for the creation itself to judge.
+            Err(Error::Kafka(error)) if error.is_topic_exists() => {}
+            Err(error) => setbacks.push(setback(&change.part(), &error)),
+            Ok(()) => {}
+        }
+    }
+    setbacks
+}
+
 /// Writes down which topics are about to be created; returns those for which that is new.
 async fn intend(
     client: &Client,
-    pipeline: &OrderPipeline,
+    pipeline: &mut OrderPipeline,
     plan: &Plan,
+    blocked: &BTreeSet<Part>,
     records: &mut BTreeMap<String, TopicStatus>,
 ) -> Result<BTreeSet<String>, report::Error> {
     let is_intended = |record: &TopicStatus| record.id.is_none();
     let new: BTreeSet<String> = plan
         .changes
         .iter()
+        .filter(|change| !blocked.contains(&change.part()))
         .filter_map(|change| match change {
             Change::CreateTopic { topic, .. } => Some(topic.name.clone()),
             _ => None,

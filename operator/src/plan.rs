@@ -58,14 +58,17 @@ pub enum Change {
 }
 
 /// Why an object is applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
     /// It is not there.
     Missing,
     /// The intent changed.
     Changed,
     /// Somebody changed what is the operator's.
-    Drifted,
+    Drifted {
+        /// The first field that differs.
+        field: String,
+    },
 }
 
 impl Change {
@@ -90,7 +93,7 @@ impl Change {
             Self::DeleteObject { .. } => "delete_object",
             Self::ApplyObject { why: Why::Missing, .. } => "create_object",
             Self::ApplyObject { why: Why::Changed, .. } => "update_object",
-            Self::ApplyObject { why: Why::Drifted, .. } => "repair_object",
+            Self::ApplyObject { why: Why::Drifted { .. }, .. } => "repair_object",
         }
     }
 }
@@ -107,14 +110,11 @@ impl fmt::Display for Change {
                 write!(f, "configure topic {topic}: {}", parts.join(", "))
             }
             Self::DeleteObject { key, .. } => write!(f, "delete {key}"),
-            Self::ApplyObject { intent, why, .. } => {
-                let verb = match why {
-                    Why::Missing => "create",
-                    Why::Changed => "update",
-                    Why::Drifted => "repair",
-                };
-                write!(f, "{verb} {}", intent.key)
-            }
+            Self::ApplyObject { intent, why, .. } => match why {
+                Why::Missing => write!(f, "create {}", intent.key),
+                Why::Changed => write!(f, "update {}", intent.key),
+                Why::Drifted { field } => write!(f, "repair {}: {} was changed", intent.key, &field[1..]),
+            },
         }
     }
 }

@@ -112,7 +112,7 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
     if pipeline.metadata.deletion_timestamp.is_some() {
         return Ok(finalize(&pipeline, context).await?);
     }
-    let pipeline = finalize::claim(pipeline, context).await?;
+    let mut pipeline = finalize::claim(pipeline, context).await?;
 
     let observed = observe(&context.client, &context.kafka, &pipeline).await?;
     watch(&pipeline, &observed, context);
@@ -123,7 +123,7 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
     let planned = plan(&validated, &observed);
     let applied = match validated.paused {
         true => Applied { records: observed.records.clone(), ..Applied::default() },
-        false => apply(&context.client, &context.kafka, &pipeline, &observed, &planned).await?,
+        false => apply(&context.client, &context.kafka, &mut pipeline, &observed, &planned).await?,
     };
     let (observed, left) = look_again(&pipeline, &validated, observed, planned, &applied, context).await?;
     report(&pipeline, &validated, &observed, &left, &applied, context).await?;

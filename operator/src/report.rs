@@ -114,20 +114,22 @@ fn in_order(status: &OrderPipelineStatus) -> OrderPipelineStatus {
     status
 }
 
-/// Writes the records alone, all else as it was.
+/// Writes the records alone, all else as it was, into the status of `pipeline` as well.
 ///
 /// # Errors
 /// When the API server does not answer or refuses.
 pub async fn write_records(
     client: &Client,
-    pipeline: &OrderPipeline,
+    pipeline: &mut OrderPipeline,
     records: &BTreeMap<String, TopicStatus>,
-) -> Result<bool, Error> {
+) -> Result<(), Error> {
     let main = topic_name(pipeline);
     let mut status = pipeline.status.clone().unwrap_or_default();
     status.topic = records.get(&main).cloned();
     status.dead_letter_topics = records.values().filter(|record| record.name != main).cloned().collect();
-    write(client, pipeline, &status).await
+    write(client, pipeline, &status).await?;
+    pipeline.status = Some(status);
+    Ok(())
 }
 
 /// Publishes `notes`. An Event that is lost is only logged: it never holds up the work.
@@ -157,7 +159,7 @@ pub fn note(change: &Change) -> Note {
         Change::DeleteObject { .. } => (false, "ObjectDeleted"),
         Change::ApplyObject { why: Why::Missing, .. } => (false, "ObjectCreated"),
         Change::ApplyObject { why: Why::Changed, .. } => (false, "ObjectUpdated"),
-        Change::ApplyObject { why: Why::Drifted, .. } => (true, "ObjectRepaired"),
+        Change::ApplyObject { why: Why::Drifted { .. }, .. } => (true, "ObjectRepaired"),
     };
     let message = change.to_string();
     Note { warning, reason, action: message.clone(), message }

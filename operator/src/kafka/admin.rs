@@ -78,14 +78,26 @@ impl Admin {
             .collect())
     }
 
-    /// Creates a topic and returns it once a broker shows it.
+    /// Asks Kafka whether it would create a topic, without creating it.
+    ///
+    /// # Errors
+    /// When Kafka can't be reached or would refuse.
+    pub async fn check(&self, topic: &NewTopic) -> Result<(), Error> {
+        let new = topic.clone();
+        self.blocking("check a topic", move |client, timeout| ffi::create_topic(client, &new, true, timeout))
+            .await
+    }
+
+    /// Creates a topic and returns once a broker shows it.
     ///
     /// # Errors
     /// When Kafka can't be reached or refuses; [`Error::is_topic_exists`] when it is there already.
     pub async fn create(&self, topic: &NewTopic) -> Result<(), Error> {
         let new = topic.clone();
-        self.blocking("create a topic", move |client, timeout| ffi::create_topic(client, &new, timeout))
-            .await?;
+        self.blocking("create a topic", move |client, timeout| {
+            ffi::create_topic(client, &new, false, timeout)
+        })
+        .await?;
         self.shown(&topic.name, |_| true).await
     }
 

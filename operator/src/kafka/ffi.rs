@@ -76,10 +76,11 @@ pub(super) fn describe_topics(
     Ok(described)
 }
 
-/// Creates one topic.
+/// Creates one topic, or only asks whether that would do.
 pub(super) fn create_topic(
     client: &AdminClient<DefaultClientContext>,
     topic: &NewTopic,
+    only_check: bool,
     timeout: Duration,
 ) -> Result<(), Error> {
     let action = &format!("create topic {}", topic.name);
@@ -117,6 +118,9 @@ pub(super) fn create_topic(
     let request =
         Request::new(client, action, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS, timeout)?;
     request.wait_for_completion(timeout)?;
+    if only_check {
+        request.only_check()?;
+    }
     let mut topics = [new.get()];
     // SAFETY: every handle is alive until the answer was read; librdkafka copies the topic.
     unsafe {
@@ -286,6 +290,22 @@ impl<'a> Request<'a> {
     /// Asks the broker to answer only when the operation is complete.
     fn wait_for_completion(&self, timeout: Duration) -> Result<(), Error> {
         self.set(rd::rd_kafka_AdminOptions_set_operation_timeout, timeout)
+    }
+
+    /// Asks the broker to check the request and do nothing.
+    fn only_check(&self) -> Result<(), Error> {
+        let mut explanation = [0; ERROR_BUFFER_BYTES];
+        // SAFETY: the options are alive and the buffer has the given size.
+        let code = unsafe {
+            rd::rd_kafka_AdminOptions_set_validate_only(
+                self.options.get(),
+                1,
+                explanation.as_mut_ptr(),
+                explanation.len(),
+            )
+        };
+        // SAFETY: librdkafka leaves a NUL-terminated explanation in the buffer.
+        check(self.action, code, || unsafe { owned(explanation.as_ptr()) })
     }
 
     fn set(&self, option: SetTimeout, timeout: Duration) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::fmt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::api::{ApiResource, DynamicObject, ListParams, TypeMeta};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
@@ -87,7 +87,7 @@ pub async fn observe(
         let failed =
             |source| Error::Read { what: format!("{kind:?}s in {namespace}"), source: Box::new(source) };
         for object in api.list(&selector).await.map_err(failed)? {
-            objects.insert(ObjectKey { kind, name: object.name_any() }, live(object));
+            objects.insert(ObjectKey { kind, name: object.name_any() }, live(kind, object));
         }
         for name in needed(kind, pipeline) {
             let key = ObjectKey { kind, name };
@@ -95,7 +95,7 @@ pub async fn observe(
                 continue;
             }
             if let Some(object) = api.get_opt(&key.name).await.map_err(failed)? {
-                objects.insert(key, live(object));
+                objects.insert(key, live(kind, object));
             }
         }
     }
@@ -119,7 +119,9 @@ fn needed(kind: ObjectKind, pipeline: &OrderPipeline) -> Vec<String> {
     }
 }
 
-fn live(mut object: DynamicObject) -> LiveObject {
+fn live(kind: ObjectKind, mut object: DynamicObject) -> LiveObject {
+    // Items of a list come without them.
+    object.types = Some(TypeMeta { api_version: kind.resource().api_version, kind: kind.resource().kind });
     object.managed_fields_mut().clear();
     let controller = object.owner_references().iter().find(|owner| owner.controller == Some(true)).cloned();
     LiveObject {

@@ -7,32 +7,41 @@ use serde_json::{Map, Value};
 
 use crate::validate::quantity;
 
-/// Whether `live` holds all of `intent`.
-pub(super) fn contains(live: &Value, intent: &Value) -> bool {
-    holds(live, intent, false)
+/// The first field of `intent` that `live` does not hold, as a path; `None` when it holds all.
+pub(super) fn first_difference(live: &Value, intent: &Value) -> Option<String> {
+    difference(live, intent, "", false)
 }
 
-fn holds(live: &Value, intent: &Value, quantities: bool) -> bool {
+fn difference(live: &Value, intent: &Value, path: &str, quantities: bool) -> Option<String> {
     match (live, intent) {
-        (Value::Object(live), Value::Object(intent)) => intent.iter().all(|(key, intent)| {
+        (Value::Object(live), Value::Object(intent)) => intent.iter().find_map(|(key, intent)| {
             let quantities = quantities || key == "requests" || key == "limits";
+            let path = format!("{path}.{key}");
             match live.get(key) {
-                Some(live) => holds(live, intent, quantities),
+                Some(live) => difference(live, intent, &path, quantities),
                 // The API server drops what is empty.
-                None => is_empty(intent),
+                None => (!is_empty(intent)).then_some(path),
             }
         }),
-        (Value::Array(live), Value::Array(intent)) => intent.iter().enumerate().all(|(index, intent)| {
-            let live = match merge_key(intent) {
-                Some(key) => live.iter().find(|live| live.get(key) == intent.get(key)),
-                None => live.get(index),
-            };
-            live.is_some_and(|live| holds(live, intent, false))
-        }),
-        (Value::String(live), Value::String(intent)) if quantities => {
-            live == intent || quantity(live).is_some_and(|live| Some(live) == quantity(intent))
+        (Value::Array(live), Value::Array(intent)) => {
+            intent.iter().enumerate().find_map(|(index, intent)| {
+                let key = merge_key(intent);
+                let path = match key.and_then(|key| intent[key].as_str()) {
+                    Some(name) => format!("{path}[{name}]"),
+                    None => format!("{path}[{index}]"),
+                };
+                let live = match key {
+                    Some(key) => live.iter().find(|live| live.get(key) == intent.get(key)),
+                    None => live.get(index),
+                };
+                live.map_or(Some(path.clone()), |live| difference(live, intent, &path, false))
+            })
         }
-        (live, intent) => live == intent,
+        (Value::String(live), Value::String(intent)) if quantities => {
+            let same = live == intent || quantity(live).is_some_and(|live| Some(live) == quantity(intent));
+            (!same).then(|| path.to_owned())
+        }
+        (live, intent) => (live != intent).then(|| path.to_owned()),
     }
 }
 
@@ -62,21 +71,27 @@ mod tests {
         let intent = json!({"replicas": 1, "env": [{"name": "TOPIC", "value": "t"}], "annotations": {}});
         let live =
             json!({"replicas": 1, "paused": false, "env": [{"name": "X"}, {"name": "TOPIC", "value": "t"}]});
-        assert!(contains(&live, &intent));
+        assert_eq!(first_difference(&live, &intent), None);
     }
 
     #[test]
     fn a_changed_or_missing_field_is_drift() {
         let intent = json!({"replicas": 1, "env": [{"name": "TOPIC", "value": "t"}]});
-        assert!(!contains(&json!({"replicas": 2, "env": [{"name": "TOPIC", "value": "t"}]}), &intent));
-        assert!(!contains(&json!({"replicas": 1, "env": []}), &intent));
-        assert!(!contains(&json!({"replicas": 1, "env": [{"name": "TOPIC", "value": "u"}]}), &intent));
+        assert!(
+            first_difference(&json!({"replicas": 2, "env": [{"name": "TOPIC", "value": "t"}]}), &intent)
+                .is_some()
+        );
+        assert!(first_difference(&json!({"replicas": 1, "env": []}), &intent).is_some());
+        assert!(
+            first_difference(&json!({"replicas": 1, "env": [{"name": "TOPIC", "value": "u"}]}), &intent)
+                .is_some()
+        );
     }
 
     #[test]
     fn a_quantity_in_the_api_server_s_spelling_is_no_drift() {
         let intent = json!({"requests": {"cpu": "1000m", "memory": "1024Mi"}});
-        assert!(contains(&json!({"requests": {"cpu": "1", "memory": "1Gi"}}), &intent));
-        assert!(!contains(&json!({"requests": {"cpu": "2", "memory": "1Gi"}}), &intent));
+        assert_eq!(first_difference(&json!({"requests": {"cpu": "1", "memory": "1Gi"}}), &intent), None);
+        assert!(first_difference(&json!({"requests": {"cpu": "2", "memory": "1Gi"}}), &intent).is_some());
     }
 }

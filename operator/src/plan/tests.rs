@@ -49,8 +49,7 @@ impl Shape {
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {
-    let config =
-        prop::collection::btree_map(
+    let config = prop::collection::btree_map(
         prop::sample::select(vec!["retention.ms", "segment.ms", "max.message.bytes"]).prop_map(str::to_owned),
         "[1-9][0-9]{3,5}",
         0..3,
@@ -168,7 +167,10 @@ fn while_kafka_is_away_known_pods_are_repaired_and_new_ones_wait() {
         live.body["spec"]["replicas"] = json!(7);
     }
     let changes = plan(&validated, &observed).changes;
-    assert!(matches!(changes.as_slice(), [Change::ApplyObject { why: Why::Drifted, .. }]), "{changes:?}");
+    assert!(
+        matches!(changes.as_slice(), [Change::ApplyObject { why: Why::Drifted { .. }, .. }]),
+        "{changes:?}"
+    );
 
     observed.records.clear();
     let left = plan(&validated, &observed);

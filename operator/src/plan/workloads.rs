@@ -68,7 +68,7 @@ fn why(intent: &Intent, live: Option<&LiveObject>) -> Option<Why> {
     if annotation(&live.body) != annotation(&intent.body) {
         return Some(Why::Changed);
     }
-    (!same::contains(&live.body, &intent.body)).then_some(Why::Drifted)
+    same::first_difference(&live.body, &intent.body).map(|field| Why::Drifted { field })
 }
 
 fn part_of(live: &LiveObject) -> Part {
