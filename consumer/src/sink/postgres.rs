@@ -27,7 +27,8 @@ const BATCH_LIMIT: usize = 500;
 /// fails when two sessions run it at once.
 const TABLE_LOCK: i64 = 0x6f72_6465_725f_6576;
 
-/// The primary key is what makes a redelivery harmless. `json` keeps the payload's bytes; `jsonb` would not.
+/// The primary key is what makes a redelivery harmless. The event id is part of it because a topic that was made anew
+/// begins again at offset 0: without it, its events would pass for redeliveries of the old ones. `json` keeps the payload's bytes; `jsonb` would not.
 const CREATE_TABLE: &str = r#"
 CREATE TABLE IF NOT EXISTS order_events (
     seq          bigint GENERATED ALWAYS AS IDENTITY,
@@ -41,7 +42,7 @@ CREATE TABLE IF NOT EXISTS order_events (
     event_id     uuid        NOT NULL,
     payload      json        NOT NULL,
     delivered_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY ("group", topic, partition, "offset")
+    PRIMARY KEY ("group", topic, partition, "offset", event_id)
 )"#;
 
 /// `ORDER BY` makes `seq` rise as the offsets do, and concurrent statements lock rows in one order.

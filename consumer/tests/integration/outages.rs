@@ -133,3 +133,20 @@ async fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_topic_that_was_made_anew_are_not_taken_for_repeats_of_the_old_ones() {
+    in_world(1, async |world| {
+        let mut events = world.send_orders(1, 20).await;
+        let member = world.start("platform", &["--sink=postgres"]).await;
+        until_rows(&world, "platform", events.len()).await;
+        world.lag_is_zero("platform").await;
+        world.delete_topic(&world.topic).await;
+        world.create_topic(&world.topic, 1).await;
+        events.extend(world.send_orders(1, 5).await);
+        let rows = until_rows(&world, "platform", events.len()).await;
+        assert_each_once(rows.into_iter().map(|row| row.2), &events);
+        member.stop().await;
+    })
+    .await;
+}
