@@ -38,7 +38,10 @@ pub fn init(args: &LogArgs) -> anyhow::Result<()> {
         .with_span_events(FmtSpan::NONE)
         .with_target(true);
     let installed = match args.log_format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        // An event carries its own identifiers; the spans of libraries would repeat them.
+        LogFormat::Json => {
+            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        }
         LogFormat::Text => builder.try_init(),
     };
     installed.map_err(|error| anyhow::anyhow!("failed to install the log subscriber: {error}"))
