@@ -84,6 +84,17 @@ impl Change {
 }
 
 impl Change {
+    /// What is changed.
+    #[must_use]
+    pub fn target(&self) -> String {
+        match self {
+            Self::CreateTopic { topic, .. } => format!("topic {}", topic.name),
+            Self::ConfigureTopic { topic, .. } => format!("topic {topic}"),
+            Self::DeleteObject { key, .. } => key.to_string(),
+            Self::ApplyObject { intent, .. } => intent.key.to_string(),
+        }
+    }
+
     /// Kind of change, as a metric's label.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

@@ -127,7 +127,7 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
     };
     let (observed, left) = look_again(&pipeline, &validated, observed, planned, &applied, context).await?;
     report(&pipeline, &validated, &observed, &left, &applied, context).await?;
-    next(&validated, &observed, &left, &applied.setbacks)
+    next(&validated, &observed, &left, &applied)
 }
 
 /// What is there and what is left after the changes: the report describes what is, not what was hoped for.
@@ -205,8 +205,9 @@ fn next(
     validated: &ValidatedPipeline,
     observed: &Observed,
     left: &Plan,
-    setbacks: &[Setback],
+    applied: &Applied,
 ) -> Result<Action, Error> {
+    let setbacks = &applied.setbacks;
     let transient = setbacks.iter().find(|setback| setback.severity == Severity::Transient);
     if let Some(setback) = transient {
         return Err(Error::Transient(setback.message.clone()));
@@ -226,6 +227,12 @@ fn next(
     }
     if !left.waiting.is_empty() {
         return Ok(Action::requeue(SECRET_RETRY));
+    }
+    // Somebody undoes at once what was done (an admission webhook, say): a quarrel is not won by haste.
+    let undone =
+        left.changes.iter().find(|left| applied.done.iter().any(|done| done.target() == left.target()));
+    if let Some(change) = undone {
+        return Err(Error::Transient(format!("failed to make a change last: {change}")));
     }
     if !left.changes.is_empty() && !validated.paused {
         return Ok(Action::requeue(SOON));

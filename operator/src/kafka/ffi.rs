@@ -117,7 +117,7 @@ pub(super) fn create_topic(
     }
     let request =
         Request::new(client, action, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS, timeout)?;
-    request.wait_for_completion(timeout)?;
+    request.wait_for_completion()?;
     if only_check {
         request.only_check()?;
     }
@@ -283,37 +283,24 @@ impl<'a> Request<'a> {
         let options = Guard::new(action, options, rd::rd_kafka_AdminOptions_destroy)?;
         let queue = Guard::new(action, queue, rd::rd_kafka_queue_destroy)?;
         let request = Self { action, client, options, queue, timeout };
-        request.set(rd::rd_kafka_AdminOptions_set_request_timeout, timeout)?;
+        request.set(rd::rd_kafka_AdminOptions_set_request_timeout, millis(timeout))?;
         Ok(request)
     }
 
     /// Asks the broker to answer only when the operation is complete.
-    fn wait_for_completion(&self, timeout: Duration) -> Result<(), Error> {
-        self.set(rd::rd_kafka_AdminOptions_set_operation_timeout, timeout)
+    fn wait_for_completion(&self) -> Result<(), Error> {
+        self.set(rd::rd_kafka_AdminOptions_set_operation_timeout, millis(self.timeout))
     }
 
     /// Asks the broker to check the request and do nothing.
     fn only_check(&self) -> Result<(), Error> {
-        let mut explanation = [0; ERROR_BUFFER_BYTES];
-        // SAFETY: the options are alive and the buffer has the given size.
-        let code = unsafe {
-            rd::rd_kafka_AdminOptions_set_validate_only(
-                self.options.get(),
-                1,
-                explanation.as_mut_ptr(),
-                explanation.len(),
-            )
-        };
-        // SAFETY: librdkafka leaves a NUL-terminated explanation in the buffer.
-        check(self.action, code, || unsafe { owned(explanation.as_ptr()) })
+        self.set(rd::rd_kafka_AdminOptions_set_validate_only, 1)
     }
 
-    fn set(&self, option: SetTimeout, timeout: Duration) -> Result<(), Error> {
+    fn set(&self, option: SetOption, value: c_int) -> Result<(), Error> {
         let mut explanation = [0; ERROR_BUFFER_BYTES];
         // SAFETY: the options are alive and the buffer has the given size.
-        let code = unsafe {
-            option(self.options.get(), millis(timeout), explanation.as_mut_ptr(), explanation.len())
-        };
+        let code = unsafe { option(self.options.get(), value, explanation.as_mut_ptr(), explanation.len()) };
         // SAFETY: librdkafka leaves a NUL-terminated explanation in the buffer.
         check(self.action, code, || unsafe { owned(explanation.as_ptr()) })
     }
@@ -342,7 +329,7 @@ impl<'a> Request<'a> {
     }
 }
 
-type SetTimeout = unsafe extern "C" fn(
+type SetOption = unsafe extern "C" fn(
     *mut rd::rd_kafka_AdminOptions_t,
     c_int,
     *mut c_char,
