@@ -60,20 +60,14 @@ impl Admin {
                 ffi::describe_topics(client, &wanted, timeout)
             })
             .await?;
-        let present: Vec<&str> = described.iter().map(|topic| topic.name.as_str()).collect();
+        let present: Vec<&str> = described.iter().map(|(name, _)| name.as_str()).collect();
         let mut configs = self.describe_configs(&present).await?;
         Ok(described
             .into_iter()
             // A topic deleted between the two requests has no configuration: it does not exist.
-            .filter_map(|topic| {
-                let config = configs.remove(&topic.name)?;
-                let observed = ObservedTopic {
-                    id: topic.id,
-                    partitions: topic.partitions,
-                    replication_factor: topic.replication_factor,
-                    config,
-                };
-                Some((topic.name, observed))
+            .filter_map(|(name, topic)| {
+                let config = configs.remove(&name)?;
+                Some((name, ObservedTopic { config, ..topic }))
             })
             .collect())
     }

@@ -14,8 +14,8 @@ use rdkafka::bindings as rd;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::NewTopic;
 use super::error::Error;
+use super::{NewTopic, ObservedTopic};
 
 /// librdkafka answers within the request timeout; this much later the answer is given up.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
@@ -26,20 +26,12 @@ const ERROR_BUFFER_BYTES: usize = 512;
 /// "The broker decides", for the replication factor of a new topic.
 const BROKER_DEFAULT: c_int = -1;
 
-/// What DescribeTopics says of a topic.
-pub(super) struct Described {
-    pub(super) name: String,
-    pub(super) id: String,
-    pub(super) partitions: i32,
-    pub(super) replication_factor: i32,
-}
-
-/// Those of the named topics that exist.
+/// Those of the named topics that exist, without their configuration.
 pub(super) fn describe_topics(
     client: &AdminClient<DefaultClientContext>,
     names: &[String],
     timeout: Duration,
-) -> Result<Vec<Described>, Error> {
+) -> Result<Vec<(String, ObservedTopic)>, Error> {
     let action = "describe topics";
     let names = names.iter().map(|name| text(action, name)).collect::<Result<Vec<_>, _>>()?;
     let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
@@ -229,7 +221,9 @@ fn add_config(
 
 /// # Safety
 /// The description must belong to an event that is still alive.
-unsafe fn description_of(description: *const rd::rd_kafka_TopicDescription_t) -> Result<Described, Error> {
+unsafe fn description_of(
+    description: *const rd::rd_kafka_TopicDescription_t,
+) -> Result<(String, ObservedTopic), Error> {
     // SAFETY: by this function's contract; every pointer read here is owned by the description.
     unsafe {
         let name = owned(rd::rd_kafka_TopicDescription_name(description));
@@ -251,12 +245,13 @@ unsafe fn description_of(description: *const rd::rd_kafka_TopicDescription_t) ->
             })
             .min()
             .unwrap_or(0);
-        Ok(Described {
-            name,
+        let topic = ObservedTopic {
             id,
             partitions: i32::try_from(count).unwrap_or(i32::MAX),
             replication_factor: i32::try_from(replicas).unwrap_or(i32::MAX),
-        })
+            config: BTreeMap::new(),
+        };
+        Ok((name, topic))
     }
 }
 
