@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, header};
+use axum::middleware::map_request;
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
@@ -28,7 +30,15 @@ pub fn routes(pool: PgPool) -> Router {
         .fallback(async || ApiError::NoSuchRoute)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(map_request(assume_json))
         .with_state(pool)
+}
+
+/// `kubectl replace --raw`, which is how a shop reaches this port from outside, names no content type.
+async fn assume_json(mut request: Request) -> Request {
+    let json = HeaderValue::from_static("application/json");
+    request.headers_mut().entry(header::CONTENT_TYPE).or_insert(json);
+    request
 }
 
 /// Products and coupons to load.

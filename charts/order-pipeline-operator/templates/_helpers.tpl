@@ -33,10 +33,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [orderflow.dev]
   resources: [orderpipelines/status]
   verbs: [patch]
-# Owner references that block deletion need it where OwnerReferencesPermissionEnforcement is on.
-- apiGroups: [orderflow.dev]
-  resources: [orderpipelines/finalizers]
-  verbs: [update]
 # Runs the order service and the consumers, and takes away those that left the spec.
 - apiGroups: [apps]
   resources: [deployments]
