@@ -22,7 +22,7 @@ pub mod publish;
 pub mod pace;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use runtime::health::Health;
 use runtime::kafka::KafkaConnection;
@@ -40,6 +40,9 @@ use publish::Publisher;
 
 /// Longest silence of the relay's loop before the process counts as hung: every step in it is bounded well below.
 pub const HEARTBEAT_BOUND: Duration = Duration::from_secs(90);
+/// How long a producer must have lived for its failure to count as a new one. A producer that connects well and then fails
+/// at once, as on an event that the topic refuses, is followed by ever longer pauses instead of ten new ones a second.
+const PRODUCER_PROVEN_AFTER: Duration = Duration::from_secs(30);
 /// Name of the heartbeat.
 pub const HEARTBEAT: &str = "relay";
 
@@ -109,13 +112,17 @@ impl Relay {
     async fn supervise(&self, state: &mut State, stop: &CancellationToken) {
         let mut backoff = Backoff::default();
         loop {
+            let began = Instant::now();
             let mut publisher = None;
-            let ended = self.relay(state, &mut publisher, &mut backoff, stop).await;
+            let ended = self.relay(state, &mut publisher, stop).await;
             if let Some(publisher) = publisher {
                 state.in_flight.restart(publisher.take_deliveries());
             }
             let Err(error) = ended else { return };
             self.report(error);
+            if began.elapsed() >= PRODUCER_PROVEN_AFTER {
+                backoff.reset();
+            }
             self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -129,12 +136,11 @@ impl Relay {
         &self,
         state: &mut State,
         slot: &mut Option<Publisher>,
-        backoff: &mut Backoff,
         stop: &CancellationToken,
     ) -> Result<(), RelayError> {
         let publisher = slot.insert(Publisher::connect(&self.kafka, &self.config)?);
         let Some(partitions) = partitions::settle(self, publisher, stop).await? else { return Ok(()) };
-        let mut pace = Pace::default();
+        let (mut pace, mut backoff) = (Pace::default(), Backoff::default());
         let mut caught_up = false;
         loop {
             self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
