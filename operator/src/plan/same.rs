@@ -56,6 +56,7 @@ fn is_empty(value: &Value) -> bool {
         Value::Null => true,
         Value::Object(fields) => fields.is_empty(),
         Value::Array(items) => items.is_empty(),
+        Value::String(text) => text.is_empty(),
         _ => false,
     }
 }
@@ -72,6 +73,12 @@ mod tests {
         let live =
             json!({"replicas": 1, "paused": false, "env": [{"name": "X"}, {"name": "TOPIC", "value": "t"}]});
         assert_eq!(first_difference(&live, &intent), None);
+    }
+
+    #[test]
+    fn a_variable_with_an_empty_value_is_no_drift() {
+        let intent = json!({"env": [{"name": "FLAGS", "value": ""}]});
+        assert_eq!(first_difference(&json!({"env": [{"name": "FLAGS"}]}), &intent), None);
     }
 
     #[test]
