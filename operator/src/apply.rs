@@ -117,8 +117,10 @@ async fn impossible_topics(kafka: &Handles, observed: &Observed, plan: &Plan) ->
             Err(error) => Err(error),
         };
         match checked {
-            // That it is there by now is for the creation itself to judge.
-            Err(Error::Kafka(error)) if error.is_topic_exists() => {}
+            // An earlier attempt of ours may have got through unanswered. Else whoever says so knows more than the broker
+            // that was asked before: looking again tells whose it is, and until then nothing known of it is overwritten.
+            Err(Error::Kafka(error))
+                if error.is_topic_exists() && tried_before(&observed.records, &topic.name) => {}
             Err(error) => setbacks.push(setback(&change.part(), &error)),
             Ok(()) => {}
         }
@@ -126,16 +128,15 @@ async fn impossible_topics(kafka: &Handles, observed: &Observed, plan: &Plan) ->
     setbacks
 }
 
-/// Writes down which topics are about to be created; returns those for which that is new.
+/// Writes down which topics are about to be created; returns those for which that is new, with what was known of them.
 async fn intend(
     client: &Client,
     pipeline: &mut OrderPipeline,
     plan: &Plan,
     blocked: &BTreeSet<Part>,
     records: &mut BTreeMap<String, TopicStatus>,
-) -> Result<BTreeSet<String>, report::Error> {
-    let is_intended = |record: &TopicStatus| record.id.is_none();
-    let new: BTreeSet<String> = plan
+) -> Result<BTreeMap<String, Option<TopicStatus>>, report::Error> {
+    let new: BTreeMap<String, Option<TopicStatus>> = plan
         .changes
         .iter()
         .filter(|change| !blocked.contains(&change.part()))
@@ -143,12 +144,16 @@ async fn intend(
             Change::CreateTopic { topic, .. } => Some(topic.name.clone()),
             _ => None,
         })
-        .filter(|name| !records.get(name).is_some_and(is_intended))
+        .filter(|name| !tried_before(records, name))
+        .map(|name| {
+            let known = records.get(&name).cloned();
+            (name, known)
+        })
         .collect();
     if new.is_empty() {
         return Ok(new);
     }
-    for name in &new {
+    for name in new.keys() {
         let intention = TopicStatus {
             name: name.clone(),
             id: None,
@@ -163,17 +168,26 @@ async fn intend(
 }
 
 /// Takes an intention back where it is certain that the topic, if there is one, is not ours: Kafka refused to create
-/// it, or it turned out to be there although we had never asked for it.
+/// it, or it turned out to be there although we had never asked for it. What was known before is known again.
 fn withdraw(
     records: &mut BTreeMap<String, TopicStatus>,
-    intended: &BTreeSet<String>,
+    intended: &BTreeMap<String, Option<TopicStatus>>,
     topic: &NewTopic,
     error: &Error,
 ) {
     let exists = matches!(error, Error::Kafka(error) if error.is_topic_exists());
-    if (exists && intended.contains(&topic.name)) || (!exists && error.severity() == Severity::Permanent) {
-        records.remove(&topic.name);
+    let known = intended.get(&topic.name);
+    if (exists && known.is_some()) || (!exists && error.severity() == Severity::Permanent) {
+        match known.cloned().flatten() {
+            Some(record) => records.insert(topic.name.clone(), record),
+            None => records.remove(&topic.name),
+        };
     }
+}
+
+/// Whether an earlier attempt to create the topic was written down, and what became of it is not known.
+fn tried_before(records: &BTreeMap<String, TopicStatus>, topic: &str) -> bool {
+    records.get(topic).is_some_and(|record| record.id.is_none())
 }
 
 async fn make(
@@ -202,9 +216,8 @@ async fn make(
 
 /// "It exists already" is success where an earlier attempt of ours may have got through unanswered.
 async fn create_topic(admin: &Admin, topic: &NewTopic, observed: &Observed) -> Result<(), Error> {
-    let tried_before = observed.records.get(&topic.name).is_some_and(|record| record.id.is_none());
     match admin.create(topic).await {
-        Err(error) if error.is_topic_exists() && tried_before => Ok(()),
+        Err(error) if error.is_topic_exists() && tried_before(&observed.records, &topic.name) => Ok(()),
         result => Ok(result?),
     }
 }
@@ -252,21 +265,37 @@ mod tests {
 
     use super::*;
 
-    fn withdrawn(code: RDKafkaErrorCode, new: bool) -> bool {
-        let topic =
-            NewTopic { name: "t".into(), partitions: 1, replication_factor: None, config: BTreeMap::new() };
-        let intention = TopicStatus {
+    fn record(id: Option<&str>) -> TopicStatus {
+        TopicStatus {
             name: "t".into(),
-            id: None,
+            id: id.map(str::to_owned),
             partitions: None,
             created_by_us: true,
             owned_configs: BTreeSet::new(),
-        };
-        let mut records = BTreeMap::from([("t".to_owned(), intention)]);
-        let intended = if new { BTreeSet::from(["t".to_owned()]) } else { BTreeSet::new() };
+        }
+    }
+
+    /// What is recorded of a topic after its creation failed; `intended` is what the intention, if new, replaced.
+    fn left(code: RDKafkaErrorCode, intended: Option<Option<TopicStatus>>) -> Option<TopicStatus> {
+        let topic =
+            NewTopic { name: "t".into(), partitions: 1, replication_factor: None, config: BTreeMap::new() };
+        let mut records = BTreeMap::from([("t".to_owned(), record(None))]);
+        let intended = intended.into_iter().map(|known| ("t".to_owned(), known)).collect();
         let error = kafka::Error::Refused { action: "create topic t".into(), message: "why".into(), code };
         withdraw(&mut records, &intended, &topic, &error.into());
-        records.is_empty()
+        records.remove("t")
+    }
+
+    fn withdrawn(code: RDKafkaErrorCode, new: bool) -> bool {
+        left(code, new.then_some(None)).is_none()
+    }
+
+    #[test]
+    fn a_topic_that_only_one_broker_did_not_show_is_known_as_before() {
+        let known = record(Some("id-1"));
+        for code in [RDKafkaErrorCode::TopicAlreadyExists, RDKafkaErrorCode::PolicyViolation] {
+            assert_eq!(left(code, Some(Some(known.clone()))), Some(known.clone()), "{code}");
+        }
     }
 
     #[test]
