@@ -127,7 +127,7 @@ impl RelayMetrics {
         metrics.register(|registry| {
             registry.register(
                 "orderflow_outbox_rows",
-                "Events not yet published, up to a million",
+                "Events not yet published, up to a hundred thousand",
                 outbox_rows,
             );
             registry.register(

@@ -6,11 +6,13 @@ use runtime::health::Health;
 use sqlx::PgPool;
 
 use crate::metrics::RelayMetrics;
-use crate::store::database::CONDITION;
+use crate::store::database::{self, CONDITION};
 use crate::store::outbox;
 
 /// Time from one look to the next: a scraper comes every 15 s or so, and a count of the outbox is not free.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+/// Longest look at the outbox: a little above what the server itself allows a statement.
+const LOOK_DEADLINE: Duration = Duration::from_secs(12);
 /// How long the database may be away before the service says it is not ready. A failover or restart passes within
 /// this, requests being answered with 503 meanwhile; taking every pod out of the Service would only add to it.
 const UNREADY_AFTER: Duration = Duration::from_secs(15);
@@ -20,12 +22,15 @@ pub async fn watch(pool: &PgPool, metrics: &RelayMetrics, health: &Health) {
     let mut last_answer = Instant::now();
     let mut away = false;
     loop {
-        match tokio::time::timeout(SAMPLE_EVERY, outbox::backlog(pool)).await {
-            Ok(Ok(backlog)) => {
-                metrics.backlog(backlog);
+        match tokio::time::timeout(SAMPLE_EVERY, database::ping(pool)).await {
+            Ok(Ok(())) => {
                 if away {
                     tracing::info!("the database answers again");
                     health.met(CONDITION);
+                }
+                // Apart from the ping: an outbox that takes long to look at is a lag of Kafka's, and no unreadiness.
+                if let Ok(Ok(backlog)) = tokio::time::timeout(LOOK_DEADLINE, outbox::backlog(pool)).await {
+                    metrics.backlog(backlog);
                 }
                 (last_answer, away) = (Instant::now(), false);
             }

@@ -10,6 +10,8 @@ use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 
+use super::error::DatabaseError;
+
 /// Longest run of one statement on the server. Far above any statement here; it ends what a lost client left behind.
 const STATEMENT_TIMEOUT: &str = "10s";
 /// Longest pause within a transaction: a client that vanished must not hold its row locks.
@@ -42,6 +44,15 @@ pub fn pool(options: &PgConnectOptions, max_connections: u32, acquire_timeout: D
         .max_connections(max_connections)
         .acquire_timeout(acquire_timeout)
         .connect_lazy_with(options.clone())
+}
+
+/// Whether the database answers at all.
+///
+/// # Errors
+/// When it does not.
+pub async fn ping(pool: &PgPool) -> Result<(), DatabaseError> {
+    sqlx::query("select 1").execute(pool).await.map_err(DatabaseError::during("ask for a sign of life"))?;
+    Ok(())
 }
 
 /// Brings the schema up to date, waiting for the database as long as it takes. Replicas that start together take
