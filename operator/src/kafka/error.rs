@@ -25,7 +25,7 @@ pub enum Error {
         code: RDKafkaErrorCode,
     },
     /// librdkafka failed before the request was sent.
-    #[error("failed to {action}")]
+    #[error("failed to {action}: {source}")]
     Client {
         /// What was asked for.
         action: String,
@@ -79,7 +79,11 @@ impl Error {
     #[must_use]
     pub const fn severity(&self) -> Severity {
         match self {
-            Self::Nul { .. } => Severity::Permanent,
+            Self::Nul { .. }
+            // The settings themselves are wrong: a certificate that is none, say.
+            | Self::Client { source: KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_), .. } => {
+                Severity::Permanent
+            }
             Self::Client { .. } | Self::Aborted { .. } => Severity::Transient,
             Self::Refused { code, .. } => match code {
                 RDKafkaErrorCode::InvalidConfig
@@ -112,6 +116,14 @@ mod tests {
     fn a_refused_configuration_is_for_a_person_and_a_timeout_is_not() {
         assert_eq!(refused(RDKafkaErrorCode::InvalidConfig).severity(), Severity::Permanent);
         assert_eq!(refused(RDKafkaErrorCode::OperationTimedOut).severity(), Severity::Transient);
+    }
+
+    #[test]
+    fn settings_that_librdkafka_refuses_are_for_a_person_who_is_told_why() {
+        let source = KafkaError::ClientCreation("ssl.ca.pem failed".into());
+        let error = Error::client("make a Kafka handle", source);
+        assert_eq!(error.severity(), Severity::Permanent);
+        assert!(error.to_string().contains("ssl.ca.pem failed"), "{error}");
     }
 
     #[test]
