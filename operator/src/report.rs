@@ -14,9 +14,9 @@ use crate::names;
 use crate::observe::topic_name;
 use crate::plan::{Change, Finding, Verdict, Why};
 
-/// Bounds of the events.k8s.io API.
-const ACTION_MAX_CHARS: usize = 128;
-const NOTE_MAX_CHARS: usize = 1000;
+/// Bounds of the events.k8s.io API, which refuses an Event beyond them.
+const ACTION_MAX_BYTES: usize = 128;
+const NOTE_MAX_BYTES: usize = 1024;
 
 /// Changes shown in `status.plan`; a pipeline of the greatest size has fewer.
 const PLAN_MAX: usize = 256;
@@ -138,14 +138,19 @@ pub async fn publish(recorder: &Recorder, regarding: &impl Resource<DynamicType 
         let event = Event {
             type_: if note.warning { EventType::Warning } else { EventType::Normal },
             reason: note.reason.to_owned(),
-            note: Some(note.message.chars().take(NOTE_MAX_CHARS).collect()),
-            action: note.action.chars().take(ACTION_MAX_CHARS).collect(),
+            note: Some(cut(&note.message, NOTE_MAX_BYTES).to_owned()),
+            action: cut(&note.action, ACTION_MAX_BYTES).to_owned(),
             secondary: None,
         };
         if let Err(error) = recorder.publish(&event, &regarding.object_ref(&())).await {
             tracing::warn!(error = %error, reason = note.reason, "failed to publish an Event");
         }
     }
+}
+
+/// `text`, cut at a character's end.
+fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 /// The Event that tells of a change that was made.
