@@ -95,6 +95,13 @@ fn group_problems(pipeline: &str, group: &ConsumerGroupSpec) -> Vec<Problem> {
     if group.replicas.is_some() && group.autoscaling.is_some() {
         problems.push(invalid(format!("{field}.replicas"), "can't stand beside autoscaling: remove one"));
     }
+    let retry = &group.retry;
+    if i64::from(retry.initial_backoff_millis) > i64::from(retry.max_backoff_seconds) * 1_000 {
+        problems.push(invalid(
+            format!("{field}.retry.maxBackoffSeconds"),
+            "is shorter than initialBackoffMillis: raise it, or lower that",
+        ));
+    }
     if group.command.is_some() && group.image.is_none() {
         problems.push(invalid(format!("{field}.command"), "goes with an image of your own: set image too"));
     }
@@ -108,6 +115,12 @@ fn service_problems(pipeline: &OrderPipeline, service: &OrderServiceSpec) -> Vec
     }
     if service.service.node_port.is_some() && service.service.type_ == ServiceType::ClusterIP {
         problems.push(invalid("spec.orderService.service.nodePort", "needs type NodePort or LoadBalancer"));
+    }
+    for key in service.service.annotations.keys().filter(|key| key.starts_with(names::RESERVED_PREFIX)) {
+        problems.push(invalid(
+            format!("spec.orderService.service.annotations[{key}]"),
+            "is set by the operator: remove it",
+        ));
     }
     problems.extend(pod_problems(&PodFields {
         field: "spec.orderService".into(),
