@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use rand::Rng;
 
 use crate::apply::{Applied, apply};
@@ -35,6 +35,9 @@ const SECRET_RETRY: Duration = Duration::from_secs(10);
 
 /// What is left to do and wakes nobody when it can be done is looked at again this soon.
 const SOON: Duration = Duration::from_secs(2);
+
+/// A pipeline that is leaving is tried again at least this often, so that the bound of its deletion is kept.
+const LEAVING_RETRY: Duration = Duration::from_secs(30);
 
 /// Why a reconciliation failed; it is tried again with backoff.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +102,8 @@ pub async fn reconcile(
 #[must_use]
 pub fn retry(object: &DeserializeGuard<OrderPipeline>, error: &Error, context: &Context) -> Action {
     let wait = context.backoffs.next(&object.uid().unwrap_or_default());
+    let leaving = object.meta().deletion_timestamp.is_some();
+    let wait = if leaving { wait.min(LEAVING_RETRY) } else { wait };
     let (namespace, pipeline) = (object.namespace().unwrap_or_default(), object.name_any());
     let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     tracing::warn!(%namespace, %pipeline, error = %error, source, ?wait, "reconciliation failed");
