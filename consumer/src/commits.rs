@@ -96,13 +96,20 @@ impl Commits {
     /// # Errors
     /// [`NotCommitted`].
     pub fn now(&mut self, offsets: Offsets, assignment: &mut Assignment) -> Result<(), NotCommitted> {
-        if self.awaited {
-            let before = self.answers.recv().map_err(|_ended| NotCommitted)?;
-            let _ = self.apply(before, assignment);
-        }
+        self.settle(assignment);
         self.ask(offsets);
         let answer = self.answers.recv().map_err(|_ended| NotCommitted)?;
         self.apply(answer, assignment)
+    }
+
+    /// Waits for the answer to the commit under way, if there is one: whoever is about to forget a partition must not
+    /// take that answer for one about its successor.
+    pub fn settle(&mut self, assignment: &mut Assignment) {
+        if self.awaited
+            && let Ok(answer) = self.answers.recv()
+        {
+            let _ = self.apply(answer, assignment);
+        }
     }
 
     /// Ends the thread, so that nobody but the caller has the consumer.

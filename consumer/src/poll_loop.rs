@@ -254,6 +254,7 @@ impl PollLoop {
                     offset,
                     "the log starts again before what was read; starting with it"
                 );
+                self.commits.settle(&mut self.assignment);
                 self.forget(&[partition]);
                 self.assignment.assign(partition);
                 self.resume(&[partition]);

@@ -39,6 +39,8 @@ impl OrderApi {
     /// # Errors
     /// When the HTTP client can't be built.
     pub fn new(base: &str) -> anyhow::Result<Self> {
+        // reqwest wants a TLS provider even where no TLS is spoken.
+        runtime::tls::install_provider();
         let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).no_proxy().build()?;
         Ok(Self { base: base.to_owned(), http })
     }

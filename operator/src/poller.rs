@@ -16,8 +16,10 @@ use crate::observe::{KafkaView, Observed};
 /// Clusters that are asked at a time; one that is away must not keep the others waiting.
 const CLUSTERS_AT_ONCE: usize = 8;
 
-/// A poll is overdue after this many intervals, and then the process counts as hung.
+/// A poll is overdue after this many intervals, but no sooner than the least, and then the process counts as hung. The
+/// least lets a poll wait in turn for the time-outs of many clusters that are away.
 const OVERDUE_INTERVALS: u32 = 20;
+const OVERDUE_LEAST: Duration = Duration::from_secs(600);
 
 /// Namespace and name of a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,7 +111,7 @@ pub async fn poll(
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        health.beat("poller", interval * OVERDUE_INTERVALS);
+        health.beat("poller", (interval * OVERDUE_INTERVALS).max(OVERDUE_LEAST));
         tokio::select! {
             () = shutdown.cancelled() => break,
             _ = ticks.tick() => {}

@@ -19,8 +19,8 @@ async fn applying_the_same_pipeline_again_changes_nothing_for_two_minutes() {
         Ok((resource_versions().await?, topics, configs))
     };
     let before = look().await.unwrap();
-    let said = kubectl(&["apply", "-f", example.to_str().unwrap()]).await.unwrap();
-    assert!(said.contains("unchanged"), "{said}");
+    // What kubectl prints is no measure: it says "configured" wherever the API server fills in a default within a list.
+    kubectl(&["apply", "-f", example.to_str().unwrap()]).await.unwrap();
     stays("the cluster", TWO_MINUTES, look).await.unwrap();
     assert_eq!(look().await.unwrap(), before);
 }

@@ -130,7 +130,10 @@ fn mismatches(pipeline: &OrderPipeline, topic: &NewTopic, present: &ObservedTopi
     let name = &topic.name;
     let has = present.partitions;
     let growth = pipeline.spec.topic.growth_policy;
-    let partitions = if has > topic.partitions {
+    // Dead letters need no certain number: the spec has none for them, and any will do.
+    let partitions = if *name != topic_name(pipeline) {
+        None
+    } else if has > topic.partitions {
         Some(format!("topic {name} has {has} partitions, and Kafka can't remove any: set {has}"))
     } else if has < topic.partitions && growth == GrowthPolicy::Never {
         Some(format!("topic {name} has {has} partitions and growthPolicy is Never: set {has}"))
