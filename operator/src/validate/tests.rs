@@ -141,7 +141,8 @@ fn partitions_are_neither_added_nor_removed() {
 
 #[test]
 fn a_dead_letter_topic_that_somebody_grew_stops_nothing() {
-    let pipeline = pipeline_with(&format!("topic: {{partitions: 3}}, consumerGroups: [{{name: a, {GROUP}}}]"));
+    let pipeline =
+        pipeline_with(&format!("topic: {{partitions: 3}}, consumerGroups: [{{name: a, {GROUP}}}]"));
     let mut observed = nothing(&pipeline);
     observed.records.insert("orders.a.dlt".into(), record("orders.a.dlt", Some("id-1"), true, &[]));
     with_topic(&mut observed, "orders.a.dlt", 6, &[]);
