@@ -7,6 +7,12 @@ use std::process::Command;
 
 /// Longest file, in lines.
 const MAX_LINES: usize = 400;
+/// Where each suite's wait for a condition stands, which pauses between two looks and has a deadline.
+const WAITS: [&str; 3] = [
+    "consumer/tests/integration/harness.rs",
+    "operator/tests/reconcile/world.rs",
+    "order-service/tests/integration/harness.rs",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -58,6 +64,7 @@ fn no_test_waits_a_fixed_time() {
         .into_iter()
         .filter(|(name, text)| name.contains("/tests/") && text.contains(call))
         .map(|(name, _)| name)
+        .filter(|name| !WAITS.contains(&name.as_str()))
         .collect();
     fail_if_any("these tests wait a fixed time instead of for a condition", &sleeping);
 }
