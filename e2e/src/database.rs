@@ -28,7 +28,8 @@ pub struct Delivered {
 /// When the URL does not parse.
 pub fn connect(url: &str) -> anyhow::Result<PgPool> {
     let options = PgPoolOptions::new().max_connections(4).acquire_timeout(ACQUIRE_TIMEOUT);
-    options.connect_lazy(url).with_context(|| format!("failed to read database URL {url:?}"))
+    // The URL stays out of the message: it may hold a password.
+    options.connect_lazy(url).context("failed to read the database URL")
 }
 
 /// Version of every order of the run, by id: an order of version n has had the events 1..=n.
