@@ -53,13 +53,17 @@ impl Sources {
     pub async fn wait_until_delivered(&self, run: &str, deadline: Duration) -> anyhow::Result<()> {
         let waited = wait_for("every event to be delivered", deadline, || async {
             let (expected, counts) = self.counts(run).await?;
-            Ok(counts.values().all(|count| *count >= expected).then_some(()))
+            let all_there = counts.values().all(|count| *count >= expected);
+            Ok((all_there && database::outbox_rows(&self.orders).await? == 0).then_some(()))
         });
         match waited.await {
             Ok(()) => Ok(()),
             Err(error) => {
                 let (expected, counts) = self.counts(run).await?;
-                Err(error.context(format!("expected {expected} events, delivered {counts:?}")))
+                let waiting = database::outbox_rows(&self.orders).await?;
+                Err(error.context(format!(
+                    "expected {expected} events, delivered {counts:?}; the outbox holds {waiting} rows"
+                )))
             }
         }
     }
