@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use crate::api::{OrderApi, Outcome};
 use crate::catalogue;
 
-/// Calls under way at once; beyond it a due call is counted as shed instead of made, so that memory stays bounded.
+/// Calls under way at once; beyond it a due call is not made, so that memory stays bounded: [`Load::total`] less the calls
+/// that came back says how many.
 const MAX_OUTSTANDING: usize = 2_000;
 /// Users that one run's orders are spread over.
 const USERS: u64 = 50;

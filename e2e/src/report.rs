@@ -18,6 +18,7 @@ pub fn table(calls: &[Call], judged: &Judged) -> String {
         ("orders posted".to_owned(), calls.len().to_string()),
         ("orders accepted".to_owned(), count(|outcome| matches!(outcome, Outcome::Accepted(_))).to_string()),
         ("orders refused".to_owned(), count(|outcome| matches!(outcome, Outcome::Refused(_))).to_string()),
+        ("orders unanswered".to_owned(), count(|outcome| matches!(outcome, Outcome::Unknown(_))).to_string()),
         ("events recorded".to_owned(), findings.expected.to_string()),
         ("events published".to_owned(), findings.topic.distinct.to_string()),
     ];
