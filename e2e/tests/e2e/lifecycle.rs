@@ -43,7 +43,7 @@ async fn a_deleted_pipeline_keeps_its_topic_and_goes_on_where_it_stopped() {
 async fn orders_go_on_while_the_operator_is_uninstalled_and_installed() {
     let sources = ready().await;
     let values = helm(&["get", "values", "orderflow", "-n", "orderflow-system", "-o", "yaml"], "").await;
-    let load = load("helm", 60, 30);
+    let load = load("helm", 60, 60);
     let calls = under_load(&load, async {
         helm(&["uninstall", "orderflow", "-n", "orderflow-system", "--wait"], "").await;
         let running =
@@ -53,6 +53,13 @@ async fn orders_go_on_while_the_operator_is_uninstalled_and_installed() {
             Some(3),
             "the pipeline runs on without its operator"
         );
+        let (_, before) = sources.counts(&load.run).await.unwrap();
+        wait_for("deliveries without an operator", GONE_DEADLINE, || async {
+            let (_, now) = sources.counts(&load.run).await?;
+            Ok(now.iter().all(|(group, count)| *count > before[group]).then_some(()))
+        })
+        .await
+        .unwrap();
         let chart = "charts/order-pipeline-operator";
         let flags = ["install", "orderflow", chart, "-n", "orderflow-system", "--wait", "-f", "-"];
         helm(&flags, &values).await;
