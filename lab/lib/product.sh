@@ -53,7 +53,7 @@ loaded_ready() { node_has_image "$(product_image)" && node_has_image "$(demo_ima
 loaded_make() { load_images "$(product_image)" "$(demo_image)"; }
 
 # Kafka and PostgreSQL alone, where they are not installed yet.
-brokers_ready() { helm --kube-context "$CONTEXT" --namespace shop status backends > /dev/null && say installed; }
+brokers_ready() { [[ -n $(release_records backends shop deployed) ]] && say installed; }
 brokers_make() { helm_upgrade backends shop "$ROOT/charts/demo-backends" --set httpSink.enabled=false; }
 
 backends_make() {
@@ -72,15 +72,43 @@ operator_make() {
     --set "image.tag=dev-$(product_tag)" --set "watchNamespaces={shop}"
 }
 
+# release_records RELEASE NAMESPACE STATUS...: the Secrets in which helm keeps the release's revisions of these statuses.
+release_records() {
+  local release=$1 namespace=$2 IFS=,
+  shift 2
+  kube --namespace "$namespace" get secrets -o name -l "owner=helm,name=$release,status in ($*)"
+}
+
 helm_upgrade() {
-  local release=$1 namespace=$2 chart=$3
+  local release=$1 namespace=$2 chart=$3 record
   shift 3
+  # A helm that was killed leaves its revision pending, and every later one would refuse to go on.
+  for record in $(release_records "$release" "$namespace" pending-install pending-upgrade pending-rollback); do
+    kube --namespace "$namespace" delete "$record"
+  done
   helm --kube-context "$CONTEXT" upgrade --install "$release" "$chart" --namespace "$namespace" --create-namespace \
     --wait --timeout "${ROLLOUT_SECONDS}s" "$@"
 }
 
+# Whether every Deployment of the pipeline is told to run this image.
+pipeline_runs() {
+  local images
+  images=$(kube --namespace shop get deployments -l orderflow.dev/pipeline=orders \
+    -o 'jsonpath={range .items[*]}{.spec.template.spec.containers[0].image}{"\n"}{end}' | sort -u)
+  [[ $images == "$1" ]]
+}
+
 pipeline_ready() { return 1; }
 pipeline_make() {
+  local image tries
+  image=$(product_image)
   kube apply -f "$ROOT/crds/examples/orders.yaml"
+  # A new operator finds a pipeline that says Ready of the image before; it rolls out its own first.
+  for ((tries = 0; tries < ROLLOUT_SECONDS; tries++)); do
+    pipeline_runs "$image" && break
+    sleep 1
+  done
+  pipeline_runs "$image" || { say "the operator has not rolled out $image within $ROLLOUT_SECONDS s" && return 1; }
+  kube --namespace shop rollout status deployment -l orderflow.dev/pipeline=orders --timeout "${ROLLOUT_SECONDS}s"
   kube --namespace shop wait --for condition=Ready --timeout "${ROLLOUT_SECONDS}s" orderpipeline/orders
 }
