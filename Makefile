@@ -22,7 +22,7 @@ test: lint unit lab-up reconcile integration e2e ## Every tier of tests
 	@echo "all tiers passed"
 
 .PHONY: lint
-lint: tools ## Formatting, clippy, crate graph, generated files, charts, shell scripts
+lint: tools ## Formatting, clippy, crate graph, house rules, generated files, shell scripts
 	@lab/tier "lint: format" cargo fmt --all --check
 	@lab/tier "lint: clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
 	@lab/tier "lint: crate graph and licences" cargo deny --all-features check -A unused-wrapper --hide-inclusion-graph bans licenses sources
