@@ -46,7 +46,9 @@ pub enum ApiError {
     #[error("send the body as content-type application/json")]
     ContentType,
     /// The body is too large.
-    #[error("the body is over the limit of {MAX_BODY_BYTES} bytes; an order has at most {MAX_ITEMS} lines")]
+    #[error(
+        "the body is too large: an order takes at most {MAX_BODY_BYTES} bytes and {MAX_ITEMS} lines, a larger catalogue is loaded in parts"
+    )]
     BodyTooLarge,
     /// A path segment, query or header does not parse.
     #[error("{0}")]
