@@ -65,6 +65,15 @@ impl Connection {
                 | RDKafkaErrorCode::GroupAuthorizationFailed
                 | RDKafkaErrorCode::PollExceeded,
             ) => self.problem(error.to_string()),
+            // Bytes that librdkafka can't take apart (a codec it was built without, say) come again and again, and stop
+            // their partition: who looks at the growing lag must find why.
+            Some(
+                RDKafkaErrorCode::BadMessage
+                | RDKafkaErrorCode::BadCompression
+                | RDKafkaErrorCode::NotImplemented
+                | RDKafkaErrorCode::InvalidMessage
+                | RDKafkaErrorCode::MessageSizeTooLarge,
+            ) => self.stuck(error.to_string()),
             _ => tracing::debug!(topic = self.topic, %error, "polling failed; librdkafka goes on"),
         }
     }
@@ -74,6 +83,13 @@ impl Connection {
         self.logged.clear();
         self.health.met(CONDITION);
         tracing::info!(topic = self.topic, "connected to Kafka");
+    }
+
+    fn stuck(&mut self, problem: String) {
+        if !self.logged.contains(&problem) {
+            tracing::error!(topic = self.topic, problem, "a partition can't be read on");
+            self.logged.insert(problem);
+        }
     }
 
     fn problem(&mut self, problem: String) {
