@@ -76,6 +76,10 @@ impl Publisher {
             .set("enable.idempotence", "true")
             // Whatever makes an event undeliverable stops the producer before a later event of its order passes it.
             .set("enable.gapless.guarantee", "true")
+            // One request at a time per broker: where a broker knows nothing of a producer yet (a new topic, a new leader, a
+            // state that expired), it takes whichever batch comes first, so a refused batch could be passed by the next
+            // one in flight (KAFKA-15591).
+            .set("max.in.flight.requests.per.connection", "1")
             // Never give up on an event: a timed-out one would leave a gap that later ones pass through.
             .set("message.timeout.ms", "0")
             .set("compression.type", "lz4")
