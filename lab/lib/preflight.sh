@@ -35,6 +35,7 @@ check_tools() {
         && problem "go is $(go env GOVERSION), 1.$GO_MINOR_NEEDED or newer is needed"
     fi
   fi
+  [[ -n $1 ]] || have cargo || problem "cargo is not installed (it builds the product: install Rust with rustup)"
   have java || problem "java is not installed (Maven needs it to fetch Kafka's jars)"
   have mvn || problem "mvn is not installed (it fetches Kafka's jars)"
 }

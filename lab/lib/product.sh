@@ -82,11 +82,14 @@ release_records() {
 helm_upgrade() {
   local release=$1 namespace=$2 chart=$3 record
   shift 3
+  # Restricted, so that a pod which asks for too much does not start here either.
+  kube create namespace "$namespace" --dry-run=client -o yaml | kube apply -f -
+  kube label --overwrite namespace "$namespace" pod-security.kubernetes.io/enforce=restricted
   # A helm that was killed leaves its revision pending, and every later one would refuse to go on.
   for record in $(release_records "$release" "$namespace" pending-install pending-upgrade pending-rollback); do
     kube --namespace "$namespace" delete "$record"
   done
-  helm --kube-context "$CONTEXT" upgrade --install "$release" "$chart" --namespace "$namespace" --create-namespace \
+  helm --kube-context "$CONTEXT" upgrade --install "$release" "$chart" --namespace "$namespace" \
     --wait --timeout "${ROLLOUT_SECONDS}s" "$@"
 }
 

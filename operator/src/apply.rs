@@ -54,7 +54,8 @@ impl Error {
 /// Whether trying a request to the API server again soon can help.
 #[must_use]
 pub fn severity(error: &kube::Error) -> Severity {
-    const RETRIABLE: [u16; 4] = [404, 408, 409, 429];
+    // 401 among them: a token is rotated now and then.
+    const RETRIABLE: [u16; 5] = [401, 404, 408, 409, 429];
     match error {
         kube::Error::Api(status)
             if (400..500).contains(&status.code) && !RETRIABLE.contains(&status.code) =>

@@ -79,14 +79,17 @@ impl Sink for HttpSink {
     }
 }
 
-/// What an answer's status means. 2xx: applied. 408, 425, 429 and 5xx: not now. Other 4xx: this event, never.
-/// Anything else (a redirect, an unfinished upgrade) tells of a wrong URL, which concerns every event.
+/// What an answer's status means. 2xx: applied. 408, 425, 429 and 5xx: not now. 401, 403, 404, 405 and 407 tell of wrong
+/// credentials or a wrong URL, as does anything outside 2xx, 4xx and 5xx: they concern every event, and dead-lettering
+/// them all would not mend it. Other 4xx: this event, never.
 fn verdict(status: StatusCode, retry_after: Option<Duration>) -> Result<(), SinkError> {
     let message = format!("HTTP status {}", status.as_u16());
     match status.as_u16() {
         200..=299 => Ok(()),
         429 => Err(SinkError::Unavailable { kind: "TooManyRequests", message, retry_after }),
         408 | 425 | 500..=599 => Err(SinkError::Unavailable { kind: "ServerError", message, retry_after }),
+        401 | 403 | 407 => Err(SinkError::unavailable("NotAuthorized", message)),
+        404 | 405 => Err(SinkError::unavailable("NotAnEndpoint", message)),
         400..=499 => Err(SinkError::rejected("ClientError", message)),
         _ => Err(SinkError::unavailable("NotAnEndpoint", message)),
     }
@@ -182,7 +185,9 @@ mod tests {
             let verdict = verdict(status, None);
             match code {
                 200..=299 => assert!(verdict.is_ok(), "{code}"),
-                408 | 425 | 429 => assert!(matches!(verdict, Err(SinkError::Unavailable { .. })), "{code}"),
+                401 | 403 | 404 | 405 | 407 | 408 | 425 | 429 => {
+                    assert!(matches!(verdict, Err(SinkError::Unavailable { .. })), "{code}");
+                }
                 400..=499 => assert!(matches!(verdict, Err(SinkError::Rejected { .. })), "{code}"),
                 _ => assert!(matches!(verdict, Err(SinkError::Unavailable { .. })), "{code}"),
             }

@@ -43,7 +43,7 @@ async fn a_deleted_pipeline_keeps_its_topic_and_goes_on_where_it_stopped() {
 async fn orders_go_on_while_the_operator_is_uninstalled_and_installed() {
     let sources = ready().await;
     let values = helm(&["get", "values", "orderflow", "-n", "orderflow-system", "-o", "yaml"], "").await;
-    let load = load("helm", 60, 60);
+    let load = load("helm", 60, 80);
     let calls = under_load(&load, async {
         helm(&["uninstall", "orderflow", "-n", "orderflow-system", "--wait"], "").await;
         let running =

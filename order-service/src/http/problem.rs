@@ -195,6 +195,9 @@ impl IntoResponse for ApiError {
             (_, Some(_)) => "the database did not answer in time; nothing changed, try again".to_owned(),
             (_, None) => self.to_string(),
         };
+        // Only where it is certain that nothing was done: elsewhere it would invite a second order.
+        let may_repeat = status == StatusCode::SERVICE_UNAVAILABLE
+            && !self.database().is_some_and(DatabaseError::is_in_doubt);
         if status.is_server_error() {
             log(self, word);
         }
@@ -207,7 +210,7 @@ impl IntoResponse for ApiError {
         let mut response = (status, axum::Json(problem)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-        if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT].contains(&status) {
+        if may_repeat {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
         }
         response

@@ -207,7 +207,7 @@ async fn overload_and_slowness_are_answered_in_time_with_a_time_to_retry() {
         let (stuck, refused) = tokio::join!(stuck, refused);
         assert_eq!(refused.headers()["retry-after"], "1");
         problem(refused, 503, "busy", "second request").await;
-        assert_eq!(stuck.headers()["retry-after"], "1");
+        assert!(!stuck.headers().contains_key("retry-after"), "its outcome is in doubt: it must not be repeated blindly");
         problem(stuck, 504, "timeout", "stuck request").await;
         drop(holder);
 
