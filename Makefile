@@ -67,6 +67,10 @@ lab-down: ## Delete the local cluster; caches stay
 deploy: ## Build the product and put it into the running cluster
 	@lab/deploy
 
+.PHONY: image
+image: ## Build the product's image, tagged orderflow/orderflow:dev
+	@lab/deploy --image-only
+
 # What building and linting need beyond the toolchain.
 .PHONY: tools
 tools:
