@@ -75,6 +75,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
             migrated = database::migrate(&options, &health) => migrated?,
             () = shutdown.cancelled() => return Ok(()),
         }
+        database::claim(&pool, &config.relay.topic).await?;
         health.met(database::CONDITION);
         let parts = Parts { pool, relay_pool, health: health.clone(), metrics, shutdown: shutdown.clone() };
         parts.serve(config, listeners.http).await

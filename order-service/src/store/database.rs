@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use runtime::health::Health;
 use runtime::kafka::Secret;
@@ -80,6 +80,26 @@ pub async fn migrate(options: &PgConnectOptions, health: &Health) -> anyhow::Res
         }
         tokio::time::sleep(pauses.next().unwrap_or(LAST_RETRY)).await;
     }
+}
+
+/// Claims the database's outbox for `topic`; the first claim holds for good.
+///
+/// # Errors
+/// When it belongs to another topic: the relays of both would share its shards, and half of each one's events would go
+/// to the other's topic.
+pub async fn claim(pool: &PgPool, topic: &str) -> anyhow::Result<()> {
+    let claim =
+        sqlx::query("insert into outbox_topic (topic) values ($1) on conflict do nothing").bind(topic);
+    claim.execute(pool).await.context("failed to claim the outbox")?;
+    let owner: String = sqlx::query_scalar("select topic from outbox_topic")
+        .fetch_one(pool)
+        .await
+        .context("failed to read whose the outbox is")?;
+    ensure!(
+        owner == topic,
+        "failed to claim the outbox for topic {topic}: the database belongs to topic {owner}; give each pipeline a database of its own"
+    );
+    Ok(())
 }
 
 async fn migrate_once(options: &PgConnectOptions) -> Result<(), MigrateError> {

@@ -9,7 +9,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use reqwest::StatusCode;
 
-use crate::harness::{Bench, Instance, bench, until, versions_by_order};
+use crate::harness::{Bench, DEADLINE, Instance, bench, until, versions_by_order};
 
 /// An address on which nothing listens.
 const NOWHERE: &str = "127.0.0.1:9";
@@ -178,6 +178,20 @@ async fn the_service_waits_for_its_database_at_start() {
         assert!(!running.is_finished());
         stop.cancel();
         running.await.unwrap().unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_for_another_topic_does_not_start_on_the_same_database() {
+    bench(Some(1), async |bench| {
+        let shop = bench.start("a").await;
+        let mut config = bench.config("b");
+        config.relay.topic = "another-topic".to_owned();
+        let refused =
+            tokio::time::timeout(DEADLINE, bench.run_to_its_end(config)).await.unwrap().unwrap_err();
+        assert!(format!("{refused:#}").contains("give each pipeline a database of its own"), "{refused:#}");
+        shop.stop().await;
     })
     .await;
 }

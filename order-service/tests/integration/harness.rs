@@ -172,6 +172,13 @@ impl Bench {
         instance
     }
 
+    /// Runs an instance that is expected to end by itself.
+    pub(crate) async fn run_to_its_end(&self, config: Config) -> anyhow::Result<()> {
+        let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listeners = Listeners { http: bind().await, admin: bind().await };
+        run(config, listeners, CancellationToken::new()).await
+    }
+
     pub(crate) async fn outbox_rows(&self) -> i64 {
         self.number("select count(*) from outbox").await
     }
