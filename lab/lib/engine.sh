@@ -67,9 +67,18 @@ await_dying_engine() {
   return 1
 }
 
+# dockerd takes whatever process has the number in this file for its containerd, and waits for it in vain.
+forget_dead_containerd() {
+  local file=/var/run/docker/containerd/containerd.pid pid
+  pid=$(cat "$file" 2> /dev/null || true)
+  [[ -n $pid && $(cat "/proc/$pid/comm" 2> /dev/null) != containerd ]] && rm -f "$file"
+  return 0
+}
+
 # In a session of its own, so that it outlives the shell that ran `up`.
 start_engine() {
   local flags=()
+  forget_dead_containerd
   if ! may_raise_limits; then
     flags+=(--add-runtime "bounded=$BOUNDED_RUNC" --default-runtime bounded)
   fi
