@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, header};
-use axum::middleware::map_request;
+use axum::middleware::{from_fn_with_state, map_request};
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use sqlx::PgPool;
 
 use crate::domain::money::MAX_PRICE_MINOR;
 use crate::domain::{CouponCode, CouponTerms, ProductId, Violation};
+use crate::http::body::{self, MaxBytes};
 use crate::http::extract::{Body, PathText};
 use crate::http::problem::ApiError;
 use crate::store::catalogue::{self, Coupon, Product};
@@ -29,7 +30,8 @@ pub fn routes(pool: PgPool) -> Router {
         .route("/coupons/{code}", get(coupon))
         .fallback(async || ApiError::NoSuchRoute)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(MaxBytes(MAX_BODY_BYTES), body::buffer))
         .layer(map_request(assume_json))
         .with_state(pool)
 }

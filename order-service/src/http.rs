@@ -1,6 +1,7 @@
 //! The public API: one file per verb, and one place that turns errors into answers.
 
 pub mod problem;
+pub mod body;
 pub mod extract;
 pub mod view;
 pub mod create_order;
@@ -22,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::config::HttpConfig;
 use crate::metrics::ApiMetrics;
+use body::MaxBytes;
 use guard::Guard;
 use problem::ApiError;
 
@@ -53,7 +55,8 @@ pub fn router(api: Api, config: &HttpConfig) -> Router {
         .route("/openapi.json", get(openapi::openapi))
         .fallback(async || ApiError::NoSuchRoute)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(MaxBytes(MAX_BODY_BYTES), body::buffer))
         .layer(middleware::from_fn_with_state(Guard::new(*http_max_concurrent, *http_timeout), guard::guard))
         .layer(middleware::from_fn_with_state(metrics, guard::observe))
         .with_state(api)

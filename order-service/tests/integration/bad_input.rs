@@ -217,3 +217,19 @@ async fn overload_and_slowness_are_answered_in_time_with_a_time_to_retry() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_much_too_large_always_gets_its_answer() {
+    bench(None, async |bench| {
+        let shop = bench.start("a").await;
+        for turn in 0..50 {
+            // A connection of its own each time: one that is reused would hide that the server hung up on it.
+            let request = shop.post("/orders").header("content-type", "application/json");
+            let request = request.header("connection", "close").body(vec![b' '; 1_000_000]);
+            let answer = request.send().await.unwrap_or_else(|error| panic!("request {turn}: {error:?}"));
+            problem(answer, 413, "body-too-large", "a megabyte").await;
+        }
+        shop.stop().await;
+    })
+    .await;
+}
