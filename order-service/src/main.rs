@@ -22,6 +22,9 @@ async fn main() -> anyhow::Result<()> {
     let Cli { log, listen, service } = Cli::parse();
     telemetry::init(&log)?;
     tls::install_provider();
+    // Reads FAILPOINTS; only a build for the fault campaign has this.
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
     let shutdown = shutdown::on_signal()?;
     run(service, Listeners::bind(&listen).await?, shutdown).await
 }
