@@ -51,7 +51,7 @@ e2e: tools ## The whole pipeline on the cluster, with faults
 	@lab/tier e2e cargo test --locked -p e2e --test e2e -- --test-threads=1 --nocapture
 
 .PHONY: crds
-crds: ## Generate the CRD, and the chart's copy of it
+crds: tools ## Generate the CRD, and the chart's copy of it
 	@cargo run --quiet --locked -p operator -- crd > $(CRD).new && mv $(CRD).new $(CRD)
 	@cp $(CRD) $(CHART_CRD)
 

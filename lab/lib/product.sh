@@ -17,10 +17,22 @@ libraries_make() {
   apt-get install -y --no-install-recommends "${BUILD_PACKAGES[@]}"
 }
 
+# Cargo names the artifacts of a workspace by the place of each package within it, not by where the workspace is, and
+# takes a source for unchanged when it is older than its artifact: of two checkouts that share a target folder, one would
+# run what the other built. So the folder remembers its checkout, and another one's sources count as changed.
+claim_target() {
+  local owner=$CARGO_TARGET_DIR/checkout
+  [[ $(cat "$owner" 2> /dev/null) == "$ROOT" ]] && return
+  mkdir -p "$CARGO_TARGET_DIR"
+  find "$ROOT" -name .git -prune -o -path "$CARGO_TARGET_DIR" -prune -o -type f -exec touch -c {} +
+  printf '%s\n' "$ROOT" > "$owner"
+}
+
 # Cargo itself knows what is current.
 programs_ready() { return 1; }
 programs_make() {
   cd "$ROOT" || return
+  claim_target
   cargo build --release --locked -p operator -p order-service -p consumer -p e2e --bins
 }
 
