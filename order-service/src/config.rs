@@ -1,6 +1,7 @@
 //! Settings of the service, from flags or environment; each field's doc names its unit and default.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use runtime::kafka::{KafkaArgs, Secret};
@@ -14,6 +15,9 @@ pub struct Config {
     /// The database.
     #[command(flatten)]
     pub database: DatabaseConfig,
+    /// How orders are written.
+    #[command(flatten)]
+    pub writer: WriterConfig,
     /// Kafka's address.
     #[command(flatten)]
     pub kafka: KafkaArgs,
@@ -45,9 +49,10 @@ pub struct HttpConfig {
     /// Seconds a request may take before it is answered with 504 (HTTP_TIMEOUT_SECONDS, default 10).
     #[arg(long, env = "HTTP_TIMEOUT_SECONDS", default_value = "10", value_parser = seconds)]
     pub http_timeout: Duration,
-    /// Requests served at once; one more is answered with 503 (HTTP_MAX_CONCURRENT, default 256: sixteen for each
-    /// database connection, which at a few milliseconds per order is well below the wait for a connection).
-    #[arg(long, env = "HTTP_MAX_CONCURRENT", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Requests served at once; one more is answered with 503 (HTTP_MAX_CONCURRENT, default 2048: a full writer queue,
+    /// its batches, and as many reads and changes again). Each holds at most its body of 64 KiB, so all of them at most
+    /// 128 MiB; an order of one line takes about 1 KiB.
+    #[arg(long, env = "HTTP_MAX_CONCURRENT", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
     pub http_max_concurrent: u32,
 }
 
@@ -57,13 +62,68 @@ pub struct DatabaseConfig {
     /// `postgres://…`; give it through the environment, not as a flag.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
-    /// Connections for requests (DATABASE_MAX_CONNECTIONS, default 16); the relay has two more of its own.
+    /// Connections for requests (DATABASE_MAX_CONNECTIONS, default 16); the relay has two more of its own, and the writer
+    /// one for each lane.
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     pub database_max_connections: u32,
     /// Seconds a request waits for a connection before it is answered with 503 (DATABASE_ACQUIRE_TIMEOUT_SECONDS,
     /// default 2).
     #[arg(long, env = "DATABASE_ACQUIRE_TIMEOUT_SECONDS", default_value = "2", value_parser = seconds)]
     pub database_acquire_timeout: Duration,
+}
+
+/// How orders are written to the database.
+#[derive(Clone, Debug, clap::Args)]
+pub struct WriterConfig {
+    /// Orders that arrive together share a transaction, or each has its own (WRITER_MODE, default combining; per-order is
+    /// there to compare with).
+    #[arg(long, env = "WRITER_MODE", value_enum, default_value_t = WriterMode::Combining)]
+    pub writer_mode: WriterMode,
+    /// Transactions at once, each on a connection of its own (WRITER_LANES, default 2: while one waits for its commit to
+    /// reach the disk, the other uses the processor; more make the batches smaller).
+    #[arg(long, env = "WRITER_LANES", default_value = "2")]
+    pub writer_lanes: NonZeroU32,
+    /// Most orders of one transaction (WRITER_BATCH, default 100: beyond it the commit's share of an order's cost no longer
+    /// matters, and the products stay locked longer).
+    #[arg(long, env = "WRITER_BATCH", default_value = "100", value_parser = batch)]
+    pub writer_batch: NonZeroU32,
+    /// Milliseconds that a lane waits for company before it begins a batch that is not full (WRITER_LINGER_MILLIS,
+    /// default 0: under load, orders gather while the lanes are at work).
+    #[arg(long, env = "WRITER_LINGER_MILLIS", default_value = "0", value_parser = millis)]
+    pub writer_linger: Duration,
+    /// Orders that wait; one more is answered with 503 (WRITER_QUEUE, default 1000: ten full batches).
+    #[arg(long, env = "WRITER_QUEUE", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub writer_queue: u32,
+    /// Longest wait for a batch to begin, in milliseconds; an order that would wait longer is answered with 503 at once,
+    /// one that did is answered with 503 then (WRITER_MAX_WAIT_MILLIS, default 500: a shopper still waits for that).
+    #[arg(long, env = "WRITER_MAX_WAIT_MILLIS", default_value = "500", value_parser = millis)]
+    pub writer_max_wait: Duration,
+    /// Hours for which a request is known by its idempotency key (IDEMPOTENCY_TTL_HOURS, default 24).
+    #[arg(long, env = "IDEMPOTENCY_TTL_HOURS", default_value = "24", value_parser = hours)]
+    pub idempotency_ttl: Duration,
+}
+
+/// How orders share transactions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum WriterMode {
+    /// Orders that arrive together share one.
+    Combining,
+    /// Each order has its own.
+    PerOrder,
+}
+
+impl WriterConfig {
+    /// Places in the queue.
+    #[must_use]
+    pub fn queue_orders(&self) -> usize {
+        self.writer_queue as usize
+    }
+
+    /// Most orders of one transaction.
+    #[must_use]
+    pub fn batch_orders(&self) -> usize {
+        self.writer_batch.get() as usize
+    }
 }
 
 /// How events travel from the outbox to Kafka.
@@ -99,6 +159,26 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn millis(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(count @ 0..=60_000) => Ok(Duration::from_millis(u64::from(count))),
+        _ => Err("must be a whole number of milliseconds between 0 and 60000".to_owned()),
+    }
+}
+
+fn hours(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(count @ 1..=8_760) => Ok(Duration::from_secs(u64::from(count) * 3_600)),
+        _ => Err("must be a whole number of hours between 1 and 8760".to_owned()),
+    }
+}
+
+/// Bounded so that a batch stays far below the statement timeout and its arguments below a few megabytes.
+fn batch(text: &str) -> Result<NonZeroU32, String> {
+    let count = text.parse().ok().filter(|count: &NonZeroU32| count.get() <= 1_000);
+    count.ok_or_else(|| "must be a whole number of orders between 1 and 1000".to_owned())
+}
+
 fn parse_currency(text: &str) -> Result<String, String> {
     if text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase()) {
         Ok(text.to_owned())
@@ -117,6 +197,17 @@ mod tests {
         for bad in ["0", "-1", "1.5", "86401", "", "ten"] {
             assert!(seconds(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn bounds_of_the_writer_are_bounded_themselves() {
+        assert_eq!(millis("0"), Ok(Duration::ZERO));
+        assert_eq!(hours("24"), Ok(Duration::from_secs(86_400)));
+        assert!(batch("1000").is_ok());
+        for bad in ["-1", "", "ten", "60001"] {
+            assert!(millis(bad).is_err() && hours(bad).is_err() && batch(bad).is_err(), "{bad:?}");
+        }
+        assert!(hours("0").is_err() && batch("0").is_err());
     }
 
     #[test]

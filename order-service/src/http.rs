@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::config::HttpConfig;
 use crate::metrics::ApiMetrics;
+use crate::writer::Writer;
 use body::MaxBytes;
 use guard::Guard;
 use problem::ApiError;
@@ -35,10 +36,10 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 pub struct Api {
     /// The database.
     pub pool: PgPool,
+    /// Places orders.
+    pub writer: Writer,
     /// Wakes the relay after a commit.
     pub wake: Arc<Notify>,
-    /// ISO 4217 code of all prices.
-    pub currency: Arc<str>,
     /// Counters.
     pub metrics: ApiMetrics,
 }

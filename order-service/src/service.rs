@@ -13,12 +13,14 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::catalogue;
-use crate::config::{Config, DatabaseConfig, HttpConfig, ListenConfig};
+use crate::config::{Config, DatabaseConfig, HttpConfig, ListenConfig, WriterMode};
 use crate::http::{self, Api};
-use crate::metrics::{ApiMetrics, RelayMetrics};
+use crate::metrics::{ApiMetrics, RelayMetrics, WriterMetrics};
 use crate::monitor;
 use crate::relay::Relay;
-use crate::store::database;
+use crate::store::orders::PlaceSettings;
+use crate::store::{database, idempotency};
+use crate::writer::Writer;
 
 /// Connections of the relay and the monitor: each runs one statement at a time.
 const RELAY_CONNECTIONS: u32 = 2;
@@ -49,8 +51,8 @@ impl Listeners {
     }
 }
 
-/// Serves until `shutdown`, then drains: unready, no new connections, requests in flight answered, the relay flushed,
-/// its shards let go. Dropping the future instead is like a crash.
+/// Serves until `shutdown`, then drains: unready, no new connections, requests in flight answered, the writer's queue empty,
+/// the relay flushed, its shards let go. Dropping the future instead is like a crash.
 ///
 /// # Errors
 /// When the settings are wrong, the schema can't be used, or a listener fails.
@@ -60,12 +62,14 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         &config.database;
     let options = database::connect_options(database_url)?;
     let pool = database::pool(&options, *database_max_connections, *database_acquire_timeout);
+    let lanes = config.writer.writer_lanes.get();
+    let writer_pool = database::pool(&options, lanes, *database_acquire_timeout);
     let relay_pool = database::pool(&options, RELAY_CONNECTIONS, *database_acquire_timeout);
     let health = Health::waiting_for(&[database::CONDITION, LISTENING]);
     let metrics = Metrics::default();
     let admin_router = admin::routes(health.clone(), metrics.clone()).merge(catalogue::routes(pool.clone()));
 
-    let out_of_time = async {
+    let draining = async {
         shutdown.cancelled().await;
         health.unmet(SHUTDOWN, "draining");
         tokio::time::sleep(grace).await;
@@ -77,13 +81,20 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         }
         database::claim(&pool, &config.relay.topic).await?;
         health.met(database::CONDITION);
-        let parts = Parts { pool, relay_pool, health: health.clone(), metrics, shutdown: shutdown.clone() };
+        let parts = Parts {
+            pool,
+            writer_pool,
+            relay_pool,
+            health: health.clone(),
+            metrics,
+            shutdown: shutdown.clone(),
+        };
         parts.serve(config, listeners.http).await
     };
     tokio::select! {
         done = work => done,
         failed = admin::serve(listeners.admin, admin_router, std::future::pending()) => failed,
-        () = out_of_time => {
+        () = draining => {
             tracing::warn!(?grace, "stopping before everything was drained; the outbox keeps what is not published");
             Ok(())
         }
@@ -93,6 +104,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
 /// What the parts share.
 struct Parts {
     pool: PgPool,
+    writer_pool: PgPool,
     relay_pool: PgPool,
     health: Health,
     metrics: metrics::Metrics,
@@ -100,16 +112,22 @@ struct Parts {
 }
 
 impl Parts {
-    /// Serves requests and relays until shutdown; the relay ends after the last request, so that it sees its event.
+    /// Serves requests and relays until shutdown; the writer ends after the last request, and the relay after the writer, so
+    /// that it sees its events.
     async fn serve(self, config: Config, listener: TcpListener) -> anyhow::Result<()> {
-        let Self { pool, relay_pool, health, metrics, shutdown } = self;
-        let Config { http, database: _, kafka, relay, currency, shutdown_grace } = config;
+        let Self { pool, writer_pool, relay_pool, health, metrics, shutdown } = self;
+        let Config { http, database: _, writer, kafka, relay, currency, shutdown_grace } = config;
         let wake = Arc::new(Notify::new());
         let relay_metrics = RelayMetrics::register(&metrics);
+        let settings = PlaceSettings { currency: currency.into(), key_lifetime: writer.idempotency_ttl };
+        let orders_pool =
+            if writer.writer_mode == WriterMode::Combining { &writer_pool } else { &pool }.clone();
+        let writer_metrics = WriterMetrics::register(&metrics);
+        let (orders, lanes) = Writer::new(&writer, orders_pool, settings, wake.clone(), writer_metrics);
         let api = Api {
             pool: pool.clone(),
+            writer: orders,
             wake: wake.clone(),
-            currency: currency.into(),
             metrics: ApiMetrics::register(&metrics),
         };
         let relay = Relay {
@@ -120,22 +138,35 @@ impl Parts {
             metrics: relay_metrics.clone(),
             health: health.clone(),
         };
-        // Half of the grace for requests, two fifths for the relay; the rest lets shards go and closes connections.
-        let (requests_within, relay_within) = (shutdown_grace / 2, shutdown_grace * 2 / 5);
-        let relay_stop = CancellationToken::new();
+        // Two fifths of the grace for requests, which includes the orders that wait, one tenth for the writer to end what is
+        // left of them, two fifths for the relay; the rest lets shards go and closes connections.
+        let (requests_within, writer_within, relay_within) =
+            (shutdown_grace * 2 / 5, shutdown_grace / 10, shutdown_grace * 2 / 5);
+        let (writer_stop, relay_stop) = (CancellationToken::new(), CancellationToken::new());
         let serving = async {
             let served = serve_requests(api, &http, listener, &shutdown, requests_within).await;
-            relay_stop.cancel();
+            writer_stop.cancel();
             served
         };
-        health.met(LISTENING);
-        let work = async { tokio::join!(serving, relay.run(relay_stop.clone(), relay_within)) };
-        let (served, ()) = tokio::select! {
-            ended = work => ended,
-            () = monitor::watch(&relay_pool, &relay_metrics, &health) => (Ok(()), ()),
+        let writing = async {
+            tokio::select! {
+                () = lanes.run(writer_stop.clone()) => {}
+                () = out_of_time(&writer_stop, writer_within) => {
+                    tracing::warn!(?writer_within, "orders were still being written at the end of their time to drain");
+                }
+            }
+            relay_stop.cancel();
         };
-        pool.close().await;
-        relay_pool.close().await;
+        health.met(LISTENING);
+        let work = async { tokio::join!(serving, writing, relay.run(relay_stop.clone(), relay_within)).0 };
+        let served = tokio::select! {
+            ended = work => ended,
+            () = monitor::watch(&relay_pool, &relay_metrics, &health) => Ok(()),
+            () = idempotency::keep_swept(&pool, writer.idempotency_ttl) => Ok(()),
+        };
+        for pool in [pool, writer_pool, relay_pool] {
+            pool.close().await;
+        }
         served
     }
 }
@@ -150,15 +181,17 @@ async fn serve_requests(
 ) -> anyhow::Result<()> {
     let server = axum::serve(listener, http::router(api, config))
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let out_of_time = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(drain).await;
-    };
     tokio::select! {
         served = server => served.context("failed to serve the public port"),
-        () = out_of_time => {
+        () = out_of_time(shutdown, drain) => {
             tracing::warn!(?drain, "connections were still open at the end of their time to drain");
             Ok(())
         }
     }
+}
+
+/// Ends `within` after `stop`.
+async fn out_of_time(stop: &CancellationToken, within: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(within).await;
 }

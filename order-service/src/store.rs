@@ -5,7 +5,9 @@ pub mod error;
 pub mod catalogue;
 pub mod stock;
 pub mod coupons;
+pub mod idempotency;
 pub mod orders;
+pub mod batch;
 pub mod outbox;
 
-pub use error::{ChangeError, DatabaseError, PlaceError};
+pub use error::{ChangeError, DatabaseError, KeyConflict, Outcome, PlaceError};

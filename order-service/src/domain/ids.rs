@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Longest user id, in characters: room for an e-mail address or a UUID with a prefix.
 pub const MAX_USER_ID_CHARS: usize = 128;
 /// Longest product id or coupon code, in characters.
@@ -29,11 +31,13 @@ impl Violation {
 pub struct UserId(String);
 
 /// A product's id in the catalogue: 1 to [`MAX_CODE_CHARS`] of ASCII letters, digits, `.`, `_`, `:` and `-`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ProductId(String);
 
 /// A coupon's code: the same characters as a [`ProductId`].
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct CouponCode(String);
 
 impl UserId {

@@ -159,6 +159,12 @@ impl Order {
         self.total_minor = self.subtotal_minor - self.discount_minor;
     }
 
+    /// The order as it was when it was created, whatever became of it since: a change touches status and version alone.
+    #[must_use]
+    pub fn as_created(self) -> Self {
+        Self { status: OrderStatus::Pending, version: 1, ..self }
+    }
+
     /// Makes the change, which is one version more, and says which event it is.
     ///
     /// # Errors

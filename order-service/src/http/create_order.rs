@@ -1,18 +1,21 @@
 //! `POST /orders`.
 
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::Response;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::extract::Body;
-use super::problem::{ApiError, Problem};
+use super::extract::{Body, KeyHeader};
+use super::problem::{self, ApiError, Problem};
 use super::view::{self, OrderView};
-use crate::domain::{NewOrder, Order};
+use crate::domain::{NewOrder, Order, Submission};
 use crate::metrics::OrderAction;
-use crate::store::orders;
+use crate::store::Outcome;
+
+/// Header of an answer that was given before.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// What is ordered.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -44,37 +47,74 @@ pub struct CreateOrderItem {
 /// Places an order: takes stock and coupon and records its event, all or nothing.
 #[utoipa::path(
     post, path = "/orders", request_body = CreateOrder,
+    params(
+        ("Idempotency-Key" = Option<String>, Header,
+         description = "The client's name for this request, 1 to 255 visible ASCII characters, plain or as a quoted string. A repetition of key and order gets the first answer again, a refusal too, with Idempotent-Replayed: true"),
+    ),
     responses(
-        (status = 201, description = "The order, PENDING; Location and ETag are set", body = OrderView),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "Insufficient stock, or the coupon has been used up", body = Problem, content_type = "application/problem+json"),
+        (status = 201, description = "The order, PENDING; Location and ETag are set", body = OrderView,
+         headers(
+            ("Location" = String, description = "Path of the order"),
+            ("ETag" = String, description = "Its version"),
+            ("Idempotent-Replayed" = bool, description = "Set when this is the answer to an earlier request with the same key"),
+         )),
+        (status = 400, description = "The body is not JSON, or the Idempotency-Key breaks its rule", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Insufficient stock, the coupon has been used up, or the first request with this Idempotency-Key is still at work (with Retry-After)", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not sent as JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A rule is broken, or product or coupon are unknown", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A rule is broken, product or coupon are unknown, or the Idempotency-Key was used for another order", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Overload, or the database is away; see Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 504, description = "Took too long; whether it took effect is unknown", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub async fn create_order(
     State(api): State<Api>,
+    key: Result<KeyHeader, ApiError>,
     body: Result<Body<CreateOrder>, ApiError>,
-) -> Result<Response, ApiError> {
-    let placed = place(&api, body).await;
-    api.metrics.order(OrderAction::Create, placed.as_ref().map_or_else(ApiError::word, |_| "accepted"));
-    let order = placed?;
+) -> Response {
+    let placed = place(&api, key, body).await;
+    let word = match &placed {
+        Ok(Outcome { replayed: true, .. }) => "replayed",
+        Ok(Outcome { verdict: Ok(_), .. }) => "accepted",
+        Ok(Outcome { verdict: Err(refusal), .. }) => problem::refusal_word(refusal),
+        Err(error) => error.word(),
+    };
+    api.metrics.order(OrderAction::Create, word);
+    match placed {
+        Ok(outcome) => answer(outcome),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn place(
+    api: &Api,
+    key: Result<KeyHeader, ApiError>,
+    body: Result<Body<CreateOrder>, ApiError>,
+) -> Result<Outcome, ApiError> {
+    let KeyHeader(key) = key?;
+    let Body(CreateOrder { user_id, items, coupon_code }) = body?;
+    let items = items.into_iter().map(|item| (item.product_id, item.quantity)).collect();
+    let new = NewOrder::parse(user_id, items, coupon_code).map_err(ApiError::Invalid)?;
+    Ok(api.writer.place(Submission::new(new, key)).await?)
+}
+
+/// The first answer and every later one to the same key are made here, from the same parts.
+fn answer(Outcome { verdict, replayed }: Outcome) -> Response {
+    let mut response = match verdict {
+        Ok(order) => created(order),
+        Err(refusal) => ApiError::Refused(refusal).into_response(),
+    };
+    if replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+fn created(order: Order) -> Response {
     let location = format!("/orders/{}", order.id);
     let mut response = view::answer(StatusCode::CREATED, order);
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, location);
     }
-    Ok(response)
-}
-
-async fn place(api: &Api, body: Result<Body<CreateOrder>, ApiError>) -> Result<Order, ApiError> {
-    let Body(CreateOrder { user_id, items, coupon_code }) = body?;
-    let items = items.into_iter().map(|item| (item.product_id, item.quantity)).collect();
-    let new = NewOrder::parse(user_id, items, coupon_code).map_err(ApiError::Invalid)?;
-    let order = orders::place(&api.pool, &new, &api.currency).await?;
-    api.wake.notify_one();
-    Ok(order)
+    response
 }

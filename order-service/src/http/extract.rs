@@ -9,7 +9,11 @@ use order_events::OrderId;
 use serde::de::DeserializeOwned;
 
 use super::problem::ApiError;
+use crate::domain::IdempotencyKey;
 use crate::store::orders::Expected;
+
+/// Name of the header by which a repeated request is known.
+pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
 /// The body as JSON of exactly the type's fields.
 #[derive(Clone, Debug)]
@@ -119,6 +123,41 @@ fn malformed_if_match() -> ApiError {
     ApiError::BadParameter("If-Match must be * or a list of entity tags such as \"1\"".to_owned())
 }
 
+/// The request's `Idempotency-Key`, if it has one: the key as it is, or as a quoted string of RFC 8941.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyHeader(pub Option<IdempotencyKey>);
+
+impl<S: Send + Sync> FromRequestParts<S> for KeyHeader {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let mut headers = parts.headers.get_all(IDEMPOTENCY_KEY).iter();
+        let Some(value) = headers.next() else { return Ok(Self(None)) };
+        let refused = |problem| ApiError::BadParameter(format!("{IDEMPOTENCY_KEY}: {problem}"));
+        if headers.next().is_some() {
+            return Err(refused("may stand once in a request".to_owned()));
+        }
+        // What is no text can't be visible ASCII: it fails as an empty key does.
+        let text = value.to_str().ok().and_then(|text| unquoted(text.trim())).unwrap_or_default();
+        let key = IdempotencyKey::parse(IDEMPOTENCY_KEY, text);
+        key.map(|key| Self(Some(key))).map_err(|violation| refused(violation.problem))
+    }
+}
+
+/// The content of a quoted string, or a text without quotes around it as it is.
+fn unquoted(text: &str) -> Option<String> {
+    let Some(rest) = text.strip_prefix('"') else { return Some(text.to_owned()) };
+    let mut content = String::with_capacity(rest.len());
+    let mut chars = rest.chars();
+    loop {
+        match chars.next()? {
+            '"' => return chars.as_str().is_empty().then_some(content),
+            '\\' => content.push(chars.next().filter(|escaped| ['"', '\\'].contains(escaped))?),
+            plain => content.push(plain),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use axum::http;
@@ -146,5 +185,38 @@ mod tests {
         for malformed in ["1", "\"1", "", "\"1\"\"2\""] {
             assert_eq!(if_match(&[malformed]).await, None, "{malformed}");
         }
+    }
+
+    async fn key(values: &[&[u8]]) -> Result<Option<String>, String> {
+        let mut request = http::Request::builder();
+        for value in values {
+            request = request.header(IDEMPOTENCY_KEY, *value);
+        }
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let key = KeyHeader::from_request_parts(&mut parts, &()).await;
+        key.map(|KeyHeader(key)| key.map(|key| key.as_str().to_owned())).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn an_idempotency_key_is_plain_or_quoted() {
+        assert_eq!(key(&[]).await, Ok(None));
+        for (value, content) in
+            [("abc-1", "abc-1"), ("\"abc-1\"", "abc-1"), ("\"a\\\"b\\\\\"", "a\"b\\"), ("a\"b", "a\"b")]
+        {
+            assert_eq!(key(&[value.as_bytes()]).await, Ok(Some(content.to_owned())), "{value}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bad_idempotency_key_is_refused_by_name() {
+        let long = "x".repeat(256);
+        for bad in
+            ["", "\"\"", "\"abc", "\"a\"b", "\"a\"; q=1", "\"a\\b\"", "a b", "\"a b\"", "\u{e4}", &long]
+        {
+            let error = key(&[bad.as_bytes()]).await.unwrap_err();
+            assert!(error.starts_with("Idempotency-Key: "), "{bad:?}: {error}");
+        }
+        assert!(key(&[b"a", b"a"]).await.is_err());
+        assert!(key(&[b"\xff"]).await.is_err());
     }
 }

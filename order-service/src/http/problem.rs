@@ -6,17 +6,20 @@ use order_events::OrderId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::Violation;
 use crate::domain::order::MAX_ITEMS;
+use crate::domain::{Refusal, Violation};
 use crate::http::MAX_BODY_BYTES;
-use crate::store::{ChangeError, DatabaseError, PlaceError};
+use crate::store::{ChangeError, DatabaseError, KeyConflict, PlaceError};
+use crate::writer::error::WriterError;
 
 /// Media type of every error.
 pub const CONTENT_TYPE: &str = "application/problem+json";
 /// Prefix of every problem's `type`; the rest is a stable word.
 pub const TYPE_PREFIX: &str = "urn:orderflow:problem:";
 /// Seconds after which a refused request may be repeated: overload and a database's restart pass in this order.
-const RETRY_AFTER_SECONDS: &str = "1";
+const RETRY_AFTER_SECONDS: u64 = 1;
+/// Most seconds that a client is asked to stay away: what is expected from a queue beyond that is no more than a guess.
+const MAX_RETRY_AFTER_SECONDS: u64 = 30;
 
 /// The body of an error.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -73,9 +76,12 @@ pub enum ApiError {
         /// The id that was asked for.
         id: String,
     },
-    /// The order was not placed.
+    /// The shop's rules refuse the order.
     #[error(transparent)]
-    Place(PlaceError),
+    Refused(Refusal),
+    /// Nothing is known of the order.
+    #[error(transparent)]
+    Writer(#[from] WriterError),
     /// The order was not changed.
     #[error(transparent)]
     Change(ChangeError),
@@ -102,6 +108,7 @@ type Kind = (StatusCode, &'static str, &'static str);
 const NOT_FOUND: Kind = (StatusCode::NOT_FOUND, "not-found", "Not found");
 const UNAVAILABLE: Kind =
     (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The service is not available right now");
+const BUSY: Kind = (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many requests at once");
 const INTERNAL: Kind = (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The service failed");
 
 impl ApiError {
@@ -113,10 +120,25 @@ impl ApiError {
 
     fn database(&self) -> Option<&DatabaseError> {
         match self {
-            Self::Place(PlaceError::Database(error))
-            | Self::Change(ChangeError::Database(error))
-            | Self::Database(error) => Some(error),
+            Self::Writer(error) => error.database(),
+            Self::Change(ChangeError::Database(error)) | Self::Database(error) => Some(error),
             _ => None,
+        }
+    }
+
+    /// Seconds after which the request may be repeated: only where it is certain that nothing was done, or that the key
+    /// finds out what was; elsewhere it would invite a second order.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Writer(WriterError::Overloaded { retry_after }) => {
+                Some((retry_after.as_secs() + 1).clamp(RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS))
+            }
+            Self::Writer(WriterError::Place(PlaceError::Key(KeyConflict::InProgress))) => {
+                Some(RETRY_AFTER_SECONDS)
+            }
+            _ if self.kind().0 != StatusCode::SERVICE_UNAVAILABLE => None,
+            _ if self.database().is_some_and(DatabaseError::is_in_doubt) => None,
+            _ => Some(RETRY_AFTER_SECONDS),
         }
     }
 
@@ -136,35 +158,50 @@ impl ApiError {
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
             }
-            Self::Place(error) => place_kind(error),
+            Self::Refused(refusal) => refusal_kind(refusal),
+            Self::Writer(error) => writer_kind(error),
             Self::Change(error) => change_kind(error),
             Self::Database(error) => database_kind(error),
-            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many requests at once"),
+            Self::Busy => BUSY,
             Self::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "timeout", "The request took too long"),
             Self::Panicked => INTERNAL,
         }
     }
 }
 
-fn place_kind(error: &PlaceError) -> Kind {
-    match error {
-        PlaceError::UnknownProducts(_) => {
+/// The stable word at the end of a refusal's `type`.
+pub(super) fn refusal_word(refusal: &Refusal) -> &'static str {
+    refusal_kind(refusal).1
+}
+
+fn refusal_kind(refusal: &Refusal) -> Kind {
+    match refusal {
+        Refusal::UnknownProducts(_) => {
             (StatusCode::UNPROCESSABLE_ENTITY, "unknown-product", "Unknown product")
         }
-        PlaceError::InsufficientStock(_) => {
-            (StatusCode::CONFLICT, "insufficient-stock", "Insufficient stock")
-        }
-        PlaceError::UnknownCoupon(_) => {
-            (StatusCode::UNPROCESSABLE_ENTITY, "unknown-coupon", "Unknown coupon")
-        }
-        PlaceError::CouponExhausted(_) => {
+        Refusal::InsufficientStock(_) => (StatusCode::CONFLICT, "insufficient-stock", "Insufficient stock"),
+        Refusal::UnknownCoupon(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unknown-coupon", "Unknown coupon"),
+        Refusal::CouponExhausted(_) => {
             (StatusCode::CONFLICT, "coupon-exhausted", "The coupon has been used up")
         }
-        PlaceError::Amount(_) => {
+        Refusal::AmountTooLarge => {
             (StatusCode::UNPROCESSABLE_ENTITY, "amount-too-large", "The amount is too large")
         }
-        PlaceError::Encode(_) => INTERNAL,
-        PlaceError::Database(error) => database_kind(error),
+    }
+}
+
+fn writer_kind(error: &WriterError) -> Kind {
+    match error {
+        WriterError::Overloaded { .. } => BUSY,
+        WriterError::Place(PlaceError::Key(KeyConflict::Reused)) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", "The key belongs to another order")
+        }
+        WriterError::Place(PlaceError::Key(KeyConflict::InProgress)) => {
+            (StatusCode::CONFLICT, "idempotency-key-in-progress", "The first request is still at work")
+        }
+        WriterError::Place(PlaceError::Encode(_)) | WriterError::BrokeOff => INTERNAL,
+        WriterError::Place(PlaceError::Database(error)) => database_kind(error),
+        WriterError::Batch(error) => database_kind(error),
     }
 }
 
@@ -195,9 +232,7 @@ impl IntoResponse for ApiError {
             (_, Some(_)) => "the database did not answer in time; nothing changed, try again".to_owned(),
             (_, None) => self.to_string(),
         };
-        // Only where it is certain that nothing was done: elsewhere it would invite a second order.
-        let may_repeat = status == StatusCode::SERVICE_UNAVAILABLE
-            && !self.database().is_some_and(DatabaseError::is_in_doubt);
+        let retry_after = self.retry_after();
         if status.is_server_error() {
             log(self, word);
         }
@@ -210,16 +245,20 @@ impl IntoResponse for ApiError {
         let mut response = (status, axum::Json(problem)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-        if may_repeat {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
 }
 
 fn log(error: ApiError, word: &str) {
-    // Overload is a normal state with a counter of its own; a line per refused request would make it worse.
-    if matches!(error, ApiError::Busy) {
+    // Overload is a normal state with a counter of its own; a line per refused request would make it worse. What failed a
+    // whole batch was logged where it did.
+    if let ApiError::Busy
+    | ApiError::Writer(WriterError::Overloaded { .. } | WriterError::Batch(_) | WriterError::BrokeOff) =
+        error
+    {
         return;
     }
     let unavailable = error.database().is_some_and(DatabaseError::is_unavailable);
@@ -229,12 +268,6 @@ fn log(error: ApiError, word: &str) {
         tracing::warn!(problem = word, error, "request failed");
     } else {
         tracing::error!(problem = word, error, "request failed");
-    }
-}
-
-impl From<PlaceError> for ApiError {
-    fn from(error: PlaceError) -> Self {
-        Self::Place(error)
     }
 }
 

@@ -2,17 +2,21 @@
 
 use sqlx::PgConnection;
 
-use super::error::{DatabaseError, PlaceError};
-use crate::domain::{CouponCode, CouponTerms};
+use super::error::DatabaseError;
+use crate::domain::allot::StockedCoupon;
+use crate::domain::{CouponCode, CouponTerms, Refusal};
 
 /// Columns of a coupon's terms, as they are stored: exactly one of them is set.
 pub(super) type StoredTerms = (Option<i16>, Option<i64>);
 
-/// Uses the coupon once and answers its terms.
+/// Uses the coupon once and answers its terms, or why it can't be used.
 ///
 /// # Errors
-/// [`PlaceError::UnknownCoupon`] or [`PlaceError::CouponExhausted`].
-pub async fn redeem(connection: &mut PgConnection, code: &CouponCode) -> Result<CouponTerms, PlaceError> {
+/// When the database fails.
+pub async fn redeem(
+    connection: &mut PgConnection,
+    code: &CouponCode,
+) -> Result<Result<CouponTerms, Refusal>, DatabaseError> {
     let terms: Option<StoredTerms> = sqlx::query_as(
         "update coupons set used = used + 1 where code = $1 and used < max_uses
          returning percent_off, amount_off_minor",
@@ -22,18 +26,37 @@ pub async fn redeem(connection: &mut PgConnection, code: &CouponCode) -> Result<
     .await
     .map_err(DatabaseError::during("use coupon"))?;
     if let Some(terms) = terms {
-        return Ok(self::terms(terms));
+        return Ok(Ok(self::terms(terms)));
     }
     let exists: bool = sqlx::query_scalar("select exists (select from coupons where code = $1)")
         .bind(code.as_str())
         .fetch_one(connection)
         .await
         .map_err(DatabaseError::during("look for coupon"))?;
-    Err(if exists {
-        PlaceError::CouponExhausted(code.clone())
-    } else {
-        PlaceError::UnknownCoupon(code.clone())
-    })
+    let refusal = if exists { Refusal::CouponExhausted } else { Refusal::UnknownCoupon };
+    Ok(Err(refusal(code.clone())))
+}
+
+/// Locks the coupons that exist, in the order of their codes, and answers them.
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    codes: &[&str],
+) -> Result<Vec<StockedCoupon>, DatabaseError> {
+    let rows: Vec<(String, Option<i16>, Option<i64>, i64)> = sqlx::query_as(
+        "select code, percent_off, amount_off_minor, max_uses - used from coupons where code = any($1)
+         order by code for no key update",
+    )
+    .bind(codes)
+    .fetch_all(connection)
+    .await
+    .map_err(DatabaseError::during("lock coupons"))?;
+    let stocked = |(code, percent_off, amount_off_minor, left)| StockedCoupon {
+        code,
+        terms: terms((percent_off, amount_off_minor)),
+        left,
+        taken: 0,
+    };
+    Ok(rows.into_iter().map(stocked).collect())
 }
 
 /// Gives one use of the coupon back.

@@ -4,10 +4,12 @@ use order_events::codec::EncodeError;
 use order_events::{OrderId, OrderStatus};
 use sqlx::Error;
 
-use crate::domain::{AmountTooLarge, CouponCode, ProductId, StatusConflict};
+use crate::domain::{Order, Refusal, StatusConflict};
 
 /// The step that makes a transaction take effect.
 pub const COMMIT: &str = "commit";
+/// The step before which a transaction has done nothing.
+pub const BEGIN: &str = "begin";
 
 /// A statement failed.
 #[derive(Debug, thiserror::Error)]
@@ -61,46 +63,38 @@ impl DatabaseError {
     }
 }
 
-/// Why an order was not placed. Nothing changed.
+/// What became of an order that was submitted: both are answers, and both are given again to a repetition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// The order, `PENDING`, or why it was refused.
+    pub verdict: Result<Order, Refusal>,
+    /// True when this is the answer to an earlier request with the same idempotency key.
+    pub replayed: bool,
+}
+
+/// Why an idempotency key can't be used for this request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum KeyConflict {
+    /// It was used for another order.
+    #[error("this Idempotency-Key was used for another order; a new order needs a new key")]
+    Reused,
+    /// Its first request is still at work.
+    #[error("a request with this Idempotency-Key is being worked on; repeat it in a moment for its answer")]
+    InProgress,
+}
+
+/// Why nothing can be said of an order. Nothing changed, unless the connection broke during the commit.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
-    /// Products that the catalogue does not have.
-    #[error("unknown products: {}", list(.0))]
-    UnknownProducts(Vec<ProductId>),
-    /// There is less in stock than was asked for.
-    #[error("insufficient stock: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
-    InsufficientStock(Vec<Shortage>),
-    /// No such coupon.
-    #[error("unknown coupon {0}")]
-    UnknownCoupon(CouponCode),
-    /// The coupon was used as often as it may be.
-    #[error("coupon {0} has been used up")]
-    CouponExhausted(CouponCode),
-    /// The sum overflows.
+    /// The idempotency key stands in the way.
     #[error(transparent)]
-    Amount(#[from] AmountTooLarge),
+    Key(#[from] KeyConflict),
     /// The event can't be recorded.
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// The database failed.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-}
-
-/// A product of which there is too little.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{product_id} ({available} left, {wanted} wanted)")]
-pub struct Shortage {
-    /// The product.
-    pub product_id: ProductId,
-    /// Units in stock.
-    pub available: i64,
-    /// Units asked for.
-    pub wanted: i64,
-}
-
-fn list(ids: &[ProductId]) -> String {
-    ids.iter().map(ProductId::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// Why an order was not changed. Nothing changed.

@@ -1,5 +1,6 @@
 //! Orders: placed, changed and read. Placing and changing are one transaction each, event included.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -7,12 +8,15 @@ use jiff::Timestamp;
 use order_events::{EventType, OrderId, OrderItem};
 use sqlx::postgres::PgRow;
 use sqlx::types::{Json, Uuid};
-use sqlx::{FromRow, PgConnection, PgPool, Row};
+use sqlx::{Connection, FromRow, PgConnection, PgPool, Row};
 
-use super::error::{COMMIT, ChangeError, CorruptOrder, DatabaseError, PlaceError};
+use super::error::{
+    BEGIN, COMMIT, ChangeError, CorruptOrder, DatabaseError, KeyConflict, Outcome, PlaceError,
+};
+use super::idempotency::{self, Claim};
 use super::outbox::RecordError;
 use super::{coupons, outbox, stock};
-use crate::domain::{Change, NewOrder, Order, UserId};
+use crate::domain::{Change, NewOrder, Order, Refusal, Submission, UserId};
 
 /// Attempts at a transaction that loses against others, the first included. Locks are taken in one order everywhere,
 /// so even a second attempt is rare.
@@ -20,36 +24,97 @@ const MAX_ATTEMPTS: usize = 5;
 /// First pause between attempts.
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 
-/// Places the order: check and take stock → create the order (`PENDING`) → validate the coupon and compute the
-/// discount → save → record `OrderCreated`; all or nothing.
+/// What every order is placed by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PlaceSettings {
+    /// ISO 4217 code of all prices.
+    pub currency: Arc<str>,
+    /// How long a request is known by its idempotency key.
+    pub key_lifetime: Duration,
+}
+
+/// Places the order in a transaction of its own: take the key → check and take stock → create the order (`PENDING`) →
+/// validate the coupon and compute the discount → save → record `OrderCreated`; all or nothing.
+///
+/// This is the plain path, one statement per step: what [`batch`](super::batch) does for many orders at once must come to
+/// the same.
 ///
 /// # Errors
 /// A [`PlaceError`]; nothing changed then, unless the connection broke during the commit.
-pub async fn place(pool: &PgPool, new: &NewOrder, currency: &str) -> Result<Order, PlaceError> {
-    (|| place_once(pool, new, currency))
+pub async fn place(
+    pool: &PgPool,
+    submission: &Submission,
+    settings: &PlaceSettings,
+) -> Result<Outcome, PlaceError> {
+    (|| place_once(pool, submission, settings))
         .retry(retries())
         .when(|error| matches!(error, PlaceError::Database(error) if error.is_conflict()))
         .await
 }
 
-async fn place_once(pool: &PgPool, new: &NewOrder, currency: &str) -> Result<Order, PlaceError> {
-    let mut tx = pool.begin().await.map_err(DatabaseError::during("begin the order"))?;
+async fn place_once(
+    pool: &PgPool,
+    Submission { new, keyed_by }: &Submission,
+    PlaceSettings { currency, key_lifetime }: &PlaceSettings,
+) -> Result<Outcome, PlaceError> {
+    let mut tx = pool.begin().await.map_err(DatabaseError::during(BEGIN))?;
+    let Some(keyed_by) = keyed_by else {
+        let verdict = serve(&mut tx, new, currency).await?;
+        if verdict.is_ok() {
+            tx.commit().await.map_err(DatabaseError::during(COMMIT))?;
+        }
+        return Ok(Outcome { verdict, replayed: false });
+    };
+
+    for claim in idempotency::claim(&mut tx, &[keyed_by], *key_lifetime).await? {
+        match claim {
+            Claim::Ours => {}
+            Claim::Answered(outcome) => return Ok(outcome),
+            Claim::Conflict(conflict) => return Err(conflict.into()),
+        }
+    }
+    // A refusal takes back what it did until then, and nothing of the key.
+    let mut order = tx.begin().await.map_err(DatabaseError::during("set a savepoint"))?;
+    let verdict = serve(&mut order, new, currency).await?;
+    let ended = if verdict.is_ok() { order.commit().await } else { order.rollback().await };
+    ended.map_err(DatabaseError::during("leave the savepoint"))?;
+    let ours =
+        idempotency::finish(&mut tx, keyed_by, verdict.as_ref().map(|order| order.id), *key_lifetime).await?;
+    if !ours {
+        return Err(KeyConflict::InProgress.into());
+    }
+    tx.commit().await.map_err(DatabaseError::during(COMMIT))?;
+    Ok(Outcome { verdict, replayed: false })
+}
+
+/// Takes stock and coupon, creates the order and records its event; a refusal leaves it to the caller to take that back.
+async fn serve(
+    connection: &mut PgConnection,
+    new: &NewOrder,
+    currency: &str,
+) -> Result<Result<Order, Refusal>, PlaceError> {
     let now = Timestamp::now();
+    let items = match stock::take(connection, &new.lines).await? {
+        Ok(items) => items,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
 
-    let items = stock::take(&mut tx, &new.lines).await?;
-
-    let mut order = Order::pending(&new.user_id, items, currency, now)?;
-    create(&mut tx, &order).await?;
+    let mut order = match Order::pending(&new.user_id, items, currency, now) {
+        Ok(order) => order,
+        Err(too_large) => return Ok(Err(too_large.into())),
+    };
+    create(connection, &order).await?;
 
     if let Some(code) = &new.coupon_code {
-        let terms = coupons::redeem(&mut tx, code).await?;
-        order.apply_coupon(code, terms);
-        save_amounts(&mut tx, &order).await?;
+        match coupons::redeem(connection, code).await? {
+            Ok(terms) => order.apply_coupon(code, terms),
+            Err(refusal) => return Ok(Err(refusal)),
+        }
+        save_amounts(connection, &order).await?;
     }
 
-    outbox::record(&mut tx, &order, EventType::OrderCreated, order.created_at).await?;
-    tx.commit().await.map_err(DatabaseError::during(COMMIT))?;
-    Ok(order)
+    outbox::record(connection, &order, EventType::OrderCreated, order.created_at).await?;
+    Ok(Ok(order))
 }
 
 /// Which versions of an order the caller is willing to change.
@@ -92,7 +157,7 @@ async fn change_once(
     change: Change,
     expected: &Expected,
 ) -> Result<Order, ChangeError> {
-    let mut tx = pool.begin().await.map_err(DatabaseError::during("begin the change"))?;
+    let mut tx = pool.begin().await.map_err(DatabaseError::during(BEGIN))?;
     // Everything after this, the version and the outbox id above all, happens under the order's lock.
     let mut order = lock(&mut tx, id).await?.ok_or(ChangeError::NotFound(id))?;
     if !expected.allows(order.version) {
@@ -107,7 +172,9 @@ async fn change_once(
     }
     save_status(&mut tx, &order).await?;
     outbox::record(&mut tx, &order, event_type, Timestamp::now()).await?;
+    fail::fail_point!("change::before_commit");
     tx.commit().await.map_err(DatabaseError::during(COMMIT))?;
+    fail::fail_point!("change::after_commit");
     Ok(order)
 }
 

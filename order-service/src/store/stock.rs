@@ -5,24 +5,28 @@ use std::collections::BTreeMap;
 use order_events::OrderItem;
 use sqlx::PgConnection;
 
-use super::error::{DatabaseError, PlaceError, Shortage};
-use crate::domain::ProductId;
+use super::error::DatabaseError;
+use crate::domain::allot::StockedProduct;
+use crate::domain::{ProductId, Refusal, Shelf};
 
-/// Takes the units of every line, or none of them, and answers the lines with their prices.
+/// Takes the units of every line, or none of them, and answers the lines with their prices or why it took none.
 ///
 /// The rows are locked in the order of their ids, so two orders over the same products never wait for each other in a
 /// circle; under the locks the stock that is checked is the stock that is taken from.
 ///
 /// # Errors
-/// [`PlaceError::UnknownProducts`] or [`PlaceError::InsufficientStock`], naming all of them.
+/// When the database fails.
 pub async fn take(
     connection: &mut PgConnection,
     lines: &BTreeMap<ProductId, i64>,
-) -> Result<Vec<OrderItem>, PlaceError> {
+) -> Result<Result<Vec<OrderItem>, Refusal>, DatabaseError> {
     let ids: Vec<&str> = lines.keys().map(ProductId::as_str).collect();
     let quantities: Vec<i64> = lines.values().copied().collect();
-    let found = lock(connection, &ids).await?;
-    let items = priced(lines, &found)?;
+    let shelf = Shelf::new(lock(connection, &ids).await?, Vec::new());
+    let items = match shelf.priced(lines) {
+        Ok(items) => items,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
     let taken = sqlx::query(
         "update products set stock = stock - wanted.quantity
          from unnest($1::text[], $2::bigint[]) as wanted (product_id, quantity)
@@ -35,7 +39,7 @@ pub async fn take(
     .map_err(DatabaseError::during("take stock"))?;
     // The rows are locked and were checked: anything else would be a bug, and must not become an order.
     assert_eq!(taken.rows_affected(), ids.len() as u64, "stock changed under its lock");
-    Ok(items)
+    Ok(Ok(items))
 }
 
 /// Gives the units of the lines back.
@@ -59,43 +63,20 @@ pub async fn give_back(connection: &mut PgConnection, items: &[OrderItem]) -> Re
     Ok(())
 }
 
-/// Locks the products that exist, in the order of their ids, and answers (id, price, stock).
-async fn lock(connection: &mut PgConnection, ids: &[&str]) -> Result<Vec<(String, i64, i64)>, DatabaseError> {
-    sqlx::query_as(
+/// Locks the products that exist, in the order of their ids, and answers them.
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    ids: &[&str],
+) -> Result<Vec<StockedProduct>, DatabaseError> {
+    let rows: Vec<(String, i64, i64)> = sqlx::query_as(
         "select product_id, price_minor, stock from products where product_id = any($1)
          order by product_id for no key update",
     )
     .bind(ids)
     .fetch_all(connection)
     .await
-    .map_err(DatabaseError::during("lock products"))
-}
-
-fn priced(
-    lines: &BTreeMap<ProductId, i64>,
-    found: &[(String, i64, i64)],
-) -> Result<Vec<OrderItem>, PlaceError> {
-    let by_id: BTreeMap<&str, (i64, i64)> =
-        found.iter().map(|(id, price, stock)| (id.as_str(), (*price, *stock))).collect();
-    let (mut unknown, mut short, mut items) = (Vec::new(), Vec::new(), Vec::new());
-    for (product_id, &wanted) in lines {
-        match by_id.get(product_id.as_str()) {
-            None => unknown.push(product_id.clone()),
-            Some(&(_, available)) if available < wanted => {
-                short.push(Shortage { product_id: product_id.clone(), available, wanted });
-            }
-            Some(&(unit_price_minor, _)) => items.push(OrderItem {
-                product_id: product_id.as_str().to_owned(),
-                quantity: wanted,
-                unit_price_minor,
-            }),
-        }
-    }
-    if !unknown.is_empty() {
-        return Err(PlaceError::UnknownProducts(unknown));
-    }
-    if !short.is_empty() {
-        return Err(PlaceError::InsufficientStock(short));
-    }
-    Ok(items)
+    .map_err(DatabaseError::during("lock products"))?;
+    let stocked =
+        |(product_id, price_minor, left)| StockedProduct { product_id, price_minor, left, taken: 0 };
+    Ok(rows.into_iter().map(stocked).collect())
 }

@@ -8,7 +8,8 @@ use order_events::partition_for;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::harness::{Instance, Record, bench, until, versions_by_order};
+use crate::harness::{Instance, bench, until};
+use crate::topic::{Record, versions_by_order};
 
 /// What the outbox held: headers and payload by order and version.
 type Recorded = BTreeMap<(String, i64), (Vec<(String, String)>, Vec<u8>)>;

@@ -9,7 +9,8 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use reqwest::StatusCode;
 
-use crate::harness::{Bench, DEADLINE, Instance, bench, until, versions_by_order};
+use crate::harness::{Bench, DEADLINE, Instance, bench, until};
+use crate::topic::versions_by_order;
 
 /// An address on which nothing listens.
 const NOWHERE: &str = "127.0.0.1:9";

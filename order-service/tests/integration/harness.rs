@@ -1,20 +1,18 @@
 //! What every test stands on: a database, a topic, instances of the service, and waits with a deadline.
 
-use std::collections::BTreeMap;
 use std::env;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use order_service::catalogue::{Catalogue, CouponEntry, ProductEntry};
-use order_service::config::{DatabaseConfig, HttpConfig, RelayConfig};
+use order_service::config::{DatabaseConfig, HttpConfig, RelayConfig, WriterConfig, WriterMode};
 use order_service::{Config, Listeners, run};
+use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use runtime::kafka::KafkaArgs;
 use runtime::shutdown::CancellationToken;
@@ -24,6 +22,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
+
+use crate::topic::{self, Record};
 
 /// Longest wait for anything: far above what it takes, on a machine that does other things too.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
@@ -128,11 +128,21 @@ impl Bench {
         let port = self.server.get_port();
         let user = self.server.get_username();
         Config {
-            http: HttpConfig { http_timeout: Duration::from_secs(10), http_max_concurrent: 256 },
+            http: HttpConfig { http_timeout: Duration::from_secs(10), http_max_concurrent: 2048 },
             database: DatabaseConfig {
                 database_url: format!("postgres://{user}@{host}:{port}/{}", self.database).into(),
                 database_max_connections: 8,
                 database_acquire_timeout: Duration::from_secs(5),
+            },
+            writer: WriterConfig {
+                writer_mode: WriterMode::Combining,
+                writer_lanes: NonZeroU32::new(2).unwrap(),
+                writer_batch: NonZeroU32::new(100).unwrap(),
+                writer_linger: Duration::ZERO,
+                writer_queue: 1000,
+                // Of an order of magnitude above the default: a busy machine must not turn orders away.
+                writer_max_wait: Duration::from_secs(5),
+                idempotency_ttl: Duration::from_hours(24),
             },
             kafka: KafkaArgs {
                 kafka_bootstrap_servers: self.kafka.clone(),
@@ -191,6 +201,18 @@ impl Bench {
         until("the outbox is empty", async || self.outbox_rows().await == 0).await;
     }
 
+    pub(crate) async fn until_someone_waits_for_a_lock(&self) {
+        until("someone waits for a lock", async || {
+            self.number(
+                "select count(*) from pg_stat_activity
+                 where datname = current_database() and wait_event_type = 'Lock'",
+            )
+            .await
+                >= 1
+        })
+        .await;
+    }
+
     /// Everything that an order or a refusal could change.
     pub(crate) async fn state(&self) -> (i64, i64, i64, i64) {
         sqlx::query_as(
@@ -212,70 +234,8 @@ impl Bench {
     pub(crate) async fn records_at(&self, bootstrap_servers: &str) -> Vec<Record> {
         let (mut config, topic) = (self.client(), self.topic.clone());
         config.set("bootstrap.servers", bootstrap_servers);
-        tokio::task::spawn_blocking(move || read_topic(config, &topic)).await.unwrap()
+        tokio::task::spawn_blocking(move || topic::read_all(config, &topic)).await.unwrap()
     }
-}
-
-/// A record of the topic.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Record {
-    pub(crate) partition: i32,
-    pub(crate) key: String,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) payload: Vec<u8>,
-}
-
-impl Record {
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.payload).unwrap()
-    }
-
-    pub(crate) fn version(&self) -> i64 {
-        self.json()["version"].as_i64().unwrap()
-    }
-}
-
-/// The versions of each order in the order in which they stand in the topic.
-pub(crate) fn versions_by_order(records: &[Record]) -> BTreeMap<String, Vec<i64>> {
-    let mut versions: BTreeMap<String, Vec<i64>> = BTreeMap::new();
-    for record in records {
-        versions.entry(record.key.clone()).or_default().push(record.version());
-    }
-    versions
-}
-
-fn read_topic(mut config: ClientConfig, topic: &str) -> Vec<Record> {
-    config.set("group.id", "it-reader").set("enable.auto.commit", "false");
-    let consumer: BaseConsumer = config.create().unwrap();
-    let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).unwrap();
-    let partitions: Vec<i32> =
-        metadata.topics()[0].partitions().iter().map(|partition| partition.id()).collect();
-    let mut records = Vec::new();
-    for partition in partitions {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, DEADLINE).unwrap();
-        let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
-        consumer.assign(&assignment).unwrap();
-        let started = Instant::now();
-        let mut next = low;
-        while next < high {
-            assert!(started.elapsed() < DEADLINE, "partition {partition} stands at {next} of {high}");
-            let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
-            let message = message.unwrap();
-            next = message.offset() + 1;
-            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-            let headers = message.headers().map(|headers| {
-                headers.iter().map(|header| (header.key.to_owned(), text(header.value.unwrap()))).collect()
-            });
-            records.push(Record {
-                partition,
-                key: text(message.key().unwrap()),
-                headers: headers.unwrap_or_default(),
-                payload: message.payload().unwrap().to_vec(),
-            });
-        }
-    }
-    records
 }
 
 fn options() -> AdminOptions {
@@ -360,6 +320,11 @@ impl Instance {
         let text = self.admin_get("/metrics").await.text().await.unwrap();
         let line = text.lines().find(|line| line.split([' ', '{']).next() == Some(name));
         line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(0.0)
+    }
+
+    /// What SIGTERM does at first; [`stop`](Self::stop) waits for its end.
+    pub(crate) fn begin_to_stop(&self) {
+        self.stop.cancel();
     }
 
     /// Ends it as SIGTERM does.

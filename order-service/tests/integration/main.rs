@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic with the line is the message")]
 
 mod harness;
+mod topic;
 mod api;
+mod idempotency;
+mod writer;
+mod serial;
 mod bad_input;
 mod concurrency;
 mod events;

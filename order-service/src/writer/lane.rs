@@ -1,0 +1,198 @@
+//! A lane: takes what waits, writes it in one transaction, answers each caller after the commit, and again.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use runtime::shutdown::CancellationToken;
+use sqlx::pool::PoolConnection;
+use sqlx::{PgPool, Postgres};
+use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::time::timeout;
+
+use super::error::WriterError;
+use super::job::Job;
+use super::load::Load;
+use crate::domain::Submission;
+use crate::metrics::WriterMetrics;
+use crate::store::batch::{self, Answer, BatchError};
+use crate::store::error::BEGIN;
+use crate::store::orders::PlaceSettings;
+use crate::store::{DatabaseError, KeyConflict, PlaceError};
+
+/// What the lanes share.
+#[derive(Debug)]
+pub struct Work {
+    /// Orders that wait. A lane holds the queue while it gathers, so that it gets all the company there is.
+    pub queue: Mutex<mpsc::Receiver<Job>>,
+    /// The writer's own connections, one for each lane.
+    pub pool: PgPool,
+    /// By what orders are placed.
+    pub settings: PlaceSettings,
+    /// Most orders of one transaction.
+    pub batch: usize,
+    /// How long a lane waits for company.
+    pub linger: Duration,
+    /// How busy the lanes are.
+    pub load: Arc<Load>,
+    /// Counters.
+    pub metrics: WriterMetrics,
+    /// Wakes the relay after a commit.
+    pub wake: Arc<Notify>,
+    /// Closes the queue.
+    pub stop: CancellationToken,
+}
+
+/// One lane.
+#[derive(Debug)]
+pub struct Lane {
+    work: Arc<Work>,
+    /// Kept from batch to batch: a pool asks a connection for a sign of life whenever it is taken and given back.
+    connection: Option<PoolConnection<Postgres>>,
+}
+
+impl Lane {
+    /// A lane that has no connection yet.
+    #[must_use]
+    pub fn new(work: Arc<Work>) -> Self {
+        Self { work, connection: None }
+    }
+
+    /// Works until the queue is closed and empty.
+    pub async fn run(mut self) {
+        let work = self.work.clone();
+        loop {
+            let gathered = work.gather().await;
+            if gathered.is_empty() {
+                return;
+            }
+            let jobs = work.start(gathered);
+            if jobs.is_empty() {
+                continue;
+            }
+            let _running = work.load.begin();
+            // Who waited for a batch that panicked learns it from the dropped reply; the connection is dropped with it.
+            if AssertUnwindSafe(self.settle(jobs)).catch_unwind().await.is_err() {
+                tracing::error!("a batch panicked; its callers are answered with an error");
+            }
+        }
+    }
+
+    /// Writes the orders and answers their callers: all in one transaction, or in ever smaller parts if it fails over one of
+    /// them, so that one order never fails its neighbours.
+    async fn settle(&mut self, jobs: Vec<Job>) {
+        let mut parts = VecDeque::from([jobs]);
+        while let Some(mut jobs) = parts.pop_front() {
+            match self.attempt(&jobs).await {
+                Ok(answers) => {
+                    self.work.wake.notify_one();
+                    jobs.into_iter()
+                        .zip(answers)
+                        .for_each(|(job, answer)| job.tell(answer.map_err(WriterError::from)));
+                }
+                Err(BatchError::Database(error)) if error.is_in_doubt() => tell_all(jobs, error),
+                // It won't be there for the other parts either.
+                Err(BatchError::Database(error)) if error.is_unavailable() => {
+                    tell_all(jobs.into_iter().chain(parts.drain(..).flatten()).collect(), error);
+                }
+                Err(error) if jobs.len() == 1 => match error {
+                    BatchError::Database(error) => tell_all(jobs, error),
+                    BatchError::KeyRaced => jobs.into_iter().for_each(|job| {
+                        job.tell(Err(PlaceError::from(KeyConflict::InProgress).into()));
+                    }),
+                },
+                Err(_one_of_them) => {
+                    let later = jobs.split_off(jobs.len() / 2);
+                    parts.push_front(later);
+                    parts.push_front(jobs);
+                }
+            }
+        }
+    }
+
+    /// One transaction, on a new connection if the one that was kept turns out to be dead before anything was done on it.
+    async fn attempt(&mut self, jobs: &[Job]) -> Result<Vec<Answer>, BatchError> {
+        let submissions: Vec<&Submission> = jobs.iter().map(|job| &job.submission).collect();
+        let kept = self.connection.is_some();
+        match self.attempt_once(&submissions).await {
+            Err(BatchError::Database(error)) if kept && error.step == BEGIN && error.is_unavailable() => {
+                self.attempt_once(&submissions).await
+            }
+            ended => ended,
+        }
+    }
+
+    async fn attempt_once(&mut self, submissions: &[&Submission]) -> Result<Vec<Answer>, BatchError> {
+        let mut connection = match self.connection.take() {
+            Some(kept) => kept,
+            None => self.work.pool.acquire().await.map_err(DatabaseError::during("connect the writer"))?,
+        };
+        let ended = batch::place(&mut connection, submissions, &self.work.settings).await;
+        match &ended {
+            // Broken, or to a server that can't serve it any more, such as a primary that became a standby.
+            Err(BatchError::Database(error)) if error.is_unavailable() => connection.close_on_drop(),
+            _ => self.connection = Some(connection),
+        }
+        ended
+    }
+}
+
+impl Work {
+    /// Waits for an order and takes all that wait with it, up to a full batch; none once the queue is closed.
+    async fn gather(&self) -> Vec<Job> {
+        let mut jobs = Vec::with_capacity(self.batch);
+        let mut queue = self.queue.lock().await;
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => {
+                queue.close();
+                queue.recv_many(&mut jobs, self.batch).await;
+                return jobs;
+            }
+            _ = queue.recv_many(&mut jobs, self.batch) => {}
+        }
+        if jobs.len() < self.batch && !self.linger.is_zero() {
+            let company = async {
+                while jobs.len() < self.batch {
+                    let free = self.batch - jobs.len();
+                    if queue.recv_many(&mut jobs, free).await == 0 {
+                        return;
+                    }
+                }
+            };
+            let _full_or_out_of_patience = timeout(self.linger, company).await;
+        }
+        jobs
+    }
+
+    /// Starts those that somebody still waits for.
+    fn start(&self, mut jobs: Vec<Job>) -> Vec<Job> {
+        self.metrics.dequeued(jobs.len());
+        jobs.retain(Job::start);
+        for job in &jobs {
+            self.metrics.waited(job.enqueued.elapsed());
+        }
+        if !jobs.is_empty() {
+            self.metrics.batch(jobs.len());
+        }
+        jobs
+    }
+}
+
+/// Logs the failure once, and tells everyone.
+fn tell_all(jobs: Vec<Job>, error: DatabaseError) {
+    let (orders, passing) = (jobs.len(), error.is_unavailable());
+    let error = Arc::new(error);
+    let text = format!("{:#}", anyhow::Error::new(error.clone()));
+    // An absent database passes by itself; a failure of ours does not.
+    if passing {
+        tracing::warn!(orders, error = text, "orders were not placed");
+    } else {
+        tracing::error!(orders, error = text, "orders were not placed");
+    }
+    for job in jobs {
+        job.tell(Err(WriterError::Batch(error.clone())));
+    }
+}
