@@ -5,12 +5,18 @@
 //!                               └──────────────────────◀──────────────────────────────┘
 //! ```
 //!
-//! Why no event overtakes another of its order: a shard is always read from its head, skipping only what is in flight,
-//! and whoever sees an order's later row sees its earlier ones (they were written under the order's lock); the producer
-//! is idempotent, never gives up on an event by itself and, if it fails all the same, is dropped and everything that was
-//! not acknowledged is sent again from the head. So a second leader of a shard, or one that slept through the end of its
-//! lease, can only repeat events, never reorder their first appearance. There is no cursor: `id > last seen` would skip a
-//! row that committed late.
+//! Why no event overtakes another of its order:
+//!
+//! 1. A shard is always read from its head, skipping only what is in hand, and whoever sees an order's later row sees its
+//!    earlier ones (they were written under the order's lock). So an order's rows come into hand in order, none left out.
+//! 2. An event goes to the producer only when the one before it of its order is acknowledged ([`in_flight`]). So there are
+//!    never two events of an order that the producer, its retries or the broker could make change places.
+//! 3. When the producer fails it is dropped, and everything not acknowledged is read and sent again from the head. So a
+//!    second leader of a shard, or one that slept through the end of its lease, can only repeat events: whoever shows an
+//!    event first has shown, or found acknowledged, every earlier one of its order.
+//!
+//! There is no cursor: `id > last seen` would skip a row that committed late. A row leaves the outbox only after the broker
+//! acknowledged it.
 
 pub mod error;
 pub mod in_flight;
@@ -116,8 +122,10 @@ impl Relay {
             let mut publisher = None;
             let ended = self.relay(state, &mut publisher, stop).await;
             if let Some(publisher) = publisher {
-                state.in_flight.restart(publisher.take_deliveries());
+                // The last reports: what is acknowledged need not be sent again. A failure is the next producer's to see.
+                let _ = acknowledge::acknowledge(&publisher, &mut state.in_flight, &self.metrics);
             }
+            state.in_flight.restart();
             let Err(error) = ended else { return };
             self.report(error);
             if began.elapsed() >= PRODUCER_PROVEN_AFTER {
@@ -175,34 +183,33 @@ impl Relay {
         caught_up: bool,
     ) -> Result<Round, RelayError> {
         let State { leases, in_flight } = state;
-        acknowledge::acknowledge(&self.pool, publisher, in_flight, &self.metrics).await?;
+        acknowledge::acknowledge(publisher, in_flight, &self.metrics)?;
         publisher.check(in_flight)?;
+        acknowledge::delete(&self.pool, in_flight).await?;
         leases.keep(&self.pool, |shard| in_flight.holds(shard)).await?;
+        in_flight.keep_shards(|shard| leases.leads(shard));
         self.metrics.shards_led.set(leases.led());
         self.metrics.in_flight.set(i64::try_from(in_flight.len()).unwrap_or(i64::MAX));
 
         let room = usize::try_from(self.config.relay_max_in_flight)
             .unwrap_or(usize::MAX)
             .saturating_sub(in_flight.len());
-        if room == 0 {
-            return Ok(Round::Full);
-        }
-        if caught_up {
-            return Ok(Round::None);
-        }
-        let heads = read::heads(
-            &self.pool,
-            &leases.readable(),
-            in_flight,
-            room.min(self.config.relay_batch as usize),
-        )
-        .await?;
-        let found = match (heads.rows.is_empty(), heads.more) {
-            (true, _) => Round::None,
-            (false, true) => Round::More,
-            (false, false) => Round::Some,
+        let found = if room == 0 {
+            Round::Full
+        } else if caught_up {
+            Round::None
+        } else {
+            let limit = room.min(self.config.relay_batch as usize);
+            let heads = read::heads(&self.pool, &leases.readable(), in_flight, limit).await?;
+            let found = match (heads.rows.is_empty(), heads.more) {
+                (true, _) => Round::None,
+                (false, true) => Round::More,
+                (false, false) => Round::Some,
+            };
+            in_flight.admit(heads.rows);
+            found
         };
-        let sent = publisher.publish(heads.rows, partitions, in_flight)?;
+        let sent = publisher.publish(partitions, in_flight)?;
         Ok(if sent.queue_full { Round::Full } else { found })
     }
 

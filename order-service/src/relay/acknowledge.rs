@@ -3,40 +3,54 @@
 use sqlx::PgPool;
 
 use super::error::{RelayError, bounded};
-use super::in_flight::{InFlight, RowId};
-use super::publish::Publisher;
+use super::in_flight::InFlight;
+use super::publish::{Delivery, Publisher};
 use crate::metrics::RelayMetrics;
+use crate::store::DatabaseError;
 
-/// Deletes every acknowledged row in one statement.
+/// Takes in what became of the rows sent: the next events of their orders are due then.
 ///
 /// # Errors
-/// [`RelayError::Deliver`] when the broker did not take a row, after what it did take was deleted; or the database's.
-pub(super) async fn acknowledge(
-    pool: &PgPool,
+/// [`RelayError::Deliver`] when the broker did not take a row, after what it did take was noted.
+pub(super) fn acknowledge(
     publisher: &Publisher,
     in_flight: &mut InFlight,
     metrics: &RelayMetrics,
 ) -> Result<(), RelayError> {
-    let (count, failure) = in_flight.delivered(publisher.take_deliveries());
+    let (mut count, mut failure) = (0, None);
+    for Delivery { id, outcome } in publisher.take_deliveries() {
+        match outcome {
+            Ok(()) => count += u64::from(in_flight.delivered(id)),
+            // It stays in hand until the producer is dropped: nothing of its order may be sent past it.
+            Err(source) => failure = failure.or(Some(RelayError::Deliver { id, source })),
+        }
+    }
     metrics.published.inc_by(count);
-    let rows: Vec<RowId> = in_flight.acknowledged().collect();
-    let deleted = if rows.is_empty() { Ok(()) } else { delete(pool, &rows).await };
-    if deleted.is_ok() {
-        in_flight.deleted(&rows);
-    }
-    // A failed delivery ends the producer; rows that could not be deleted just now are kept in mind across that.
-    match failure {
-        Some((row, source)) => Err(RelayError::Deliver { id: row.id, source }),
-        None => deleted,
-    }
+    failure.map_or(Ok(()), Err)
 }
 
-async fn delete(pool: &PgPool, rows: &[RowId]) -> Result<(), RelayError> {
+/// Deletes every acknowledged row in one statement.
+///
+/// # Errors
+/// When the database fails; the rows stay in hand and are deleted later.
+pub(super) async fn delete(pool: &PgPool, in_flight: &mut InFlight) -> Result<(), DatabaseError> {
+    let rows = in_flight.take_acknowledged();
+    if rows.is_empty() {
+        return Ok(());
+    }
     let (shards, ids): (Vec<i16>, Vec<i64>) = rows.iter().map(|row| (row.shard, row.id)).unzip();
     let statement = sqlx::query(
         "delete from outbox using unnest($1::smallint[], $2::bigint[]) as done (shard, id)
          where outbox.shard = done.shard and outbox.id = done.id",
     );
-    bounded("delete published events", statement.bind(shards).bind(ids).execute(pool)).await?;
-    Ok(())
+    match bounded("delete published events", statement.bind(shards).bind(ids).execute(pool)).await {
+        Ok(_) => {
+            in_flight.deleted(&rows);
+            Ok(())
+        }
+        Err(error) => {
+            in_flight.not_deleted(rows);
+            Err(error)
+        }
+    }
 }

@@ -53,6 +53,12 @@ impl Leases {
         i64::try_from(self.held.len()).unwrap_or(i64::MAX)
     }
 
+    /// True when the shard is led, or was when this was last asked for.
+    #[must_use]
+    pub fn leads(&self, shard: i16) -> bool {
+        self.held.contains(&shard)
+    }
+
     /// When a renewal is due: says that this replica lives, renews what it leads, lets go what is above its share and
     /// idle (`busy` says which shards are not), and takes free shards up to its share.
     ///

@@ -9,14 +9,14 @@ use order_events::partition_for;
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 use runtime::kafka::KafkaConnection;
+use sqlx::types::Uuid;
 use tokio::sync::Notify;
 
 use super::error::RelayError;
-use super::in_flight::{Delivery, InFlight, RowId};
+use super::in_flight::InFlight;
 use super::read::OutboxRow;
 use crate::config::RelayConfig;
 
@@ -24,6 +24,8 @@ use crate::config::RelayConfig;
 const LINGER_MILLIS: &str = "2";
 /// Longest pause between attempts to reach a broker: one that is back is noticed within this.
 const RECONNECT_MAX_MILLIS: &str = "2000";
+/// Why there is a producer.
+const TAKEN: &str = "the producer is taken only by drop";
 /// Memory for unsent events in librdkafka, in KiB; beyond it a round ends early.
 const QUEUE_KBYTES: &str = "131072";
 
@@ -52,6 +54,15 @@ struct Inner {
     last_progress: Instant,
 }
 
+/// What became of a row that was sent.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The row's id.
+    pub id: i64,
+    /// The broker has it, or why not.
+    pub outcome: Result<(), KafkaError>,
+}
+
 /// What came of handing rows over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sent {
@@ -74,12 +85,12 @@ impl Publisher {
         settings
             .set("acks", "all")
             .set("enable.idempotence", "true")
-            // Whatever makes an event undeliverable stops the producer before a later event of its order passes it.
-            .set("enable.gapless.guarantee", "true")
-            // One request at a time per broker: where a broker knows nothing of a producer yet (a new topic, a new leader, a
-            // state that expired), it takes whichever batch comes first, so a refused batch could be passed by the next
-            // one in flight (KAFKA-15591).
-            .set("max.in.flight.requests.per.connection", "1")
+            // As many as idempotence allows. Requests may change places, as where a broker knows nothing of a producer yet
+            // and takes whichever comes first (KAFKA-15591): they hold no two events of one order.
+            .set("max.in.flight.requests.per.connection", "5")
+            // For the same reason an event that is refused needs not stop the producer before the next one: no later
+            // event of its order is there to pass it.
+            .set("enable.gapless.guarantee", "false")
             // Never give up on an event: a timed-out one would leave a gap that later ones pass through.
             .set("message.timeout.ms", "0")
             .set("compression.type", "lz4")
@@ -93,35 +104,31 @@ impl Publisher {
         Ok(Self { producer: Some(Arc::new(producer)), reports, topic, stall })
     }
 
-    /// Hands the rows over in their order, each to the partition that its key maps to among `partitions`.
+    /// Hands over what is due, each event to the partition that its key maps to among `partitions`.
     ///
     /// # Errors
-    /// When the producer does not take a row; it and those after it are not in flight then.
-    pub fn publish(
-        &self,
-        rows: Vec<OutboxRow>,
-        partitions: i32,
-        in_flight: &mut InFlight,
-    ) -> Result<Sent, RelayError> {
+    /// When the producer does not take an event; it and those after it are due still.
+    pub fn publish(&self, partitions: i32, in_flight: &mut InFlight) -> Result<Sent, RelayError> {
         if !in_flight.awaits_broker() {
             self.reports.lock().last_progress = Instant::now();
         }
-        let producer = self.producer();
-        for OutboxRow { row, order_id, headers, payload } in rows {
-            let key = order_id.to_string();
-            let record = BaseRecord::with_opaque_to(&self.topic, Box::new(row))
-                .key(&key)
+        let producer = self.producer.as_ref().expect(TAKEN);
+        while let Some(OutboxRow { row, order_id, headers, payload }) = in_flight.next_due() {
+            let mut buffer = Uuid::encode_buffer();
+            let key: &str = order_id.hyphenated().encode_lower(&mut buffer);
+            let record = BaseRecord::with_opaque_to(&self.topic, Box::new(row.id))
+                .key(key)
                 .partition(partition_for(key.as_bytes(), partitions))
-                .headers(owned_headers(&headers))
+                .headers(headers)
                 .payload(&payload);
-            match producer.send(record) {
-                Ok(()) => in_flight.sent(row),
-                // Not one row further: a later row may be of the same order.
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                    return Ok(Sent { queue_full: true });
-                }
-                Err((source, _)) => return Err(RelayError::Produce { id: row.id, source }),
-            }
+            let Err((source, refused)) = producer.send(record) else { continue };
+            let headers =
+                refused.headers.expect("librdkafka takes the headers only of a record that it takes");
+            in_flight.put_back(OutboxRow { row, order_id, headers, payload });
+            return match source {
+                KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => Ok(Sent { queue_full: true }),
+                source => Err(RelayError::Produce { id: row.id, source }),
+            };
         }
         Ok(Sent { queue_full: false })
     }
@@ -154,7 +161,7 @@ impl Publisher {
 
     /// The producer, for its metadata.
     pub(super) fn producer(&self) -> Arc<RelayProducer> {
-        self.producer.clone().expect("the producer is taken only by drop")
+        self.producer.clone().expect(TAKEN)
     }
 }
 
@@ -168,12 +175,6 @@ impl Drop for Publisher {
             }
         }
     }
-}
-
-fn owned_headers(headers: &[(String, String)]) -> OwnedHeaders {
-    headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |owned, (key, value)| {
-        owned.insert(Header { key, value: Some(value) })
-    })
 }
 
 impl Reports {
@@ -211,9 +212,9 @@ impl ClientContext for ReportTo {
 }
 
 impl ProducerContext for ReportTo {
-    type DeliveryOpaque = Box<RowId>;
+    type DeliveryOpaque = Box<i64>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, row: Box<RowId>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, id: Box<i64>) {
         let Self(reports) = self;
         let outcome = match result {
             Ok(_) => Ok(()),
@@ -224,7 +225,7 @@ impl ProducerContext for ReportTo {
         }
         let mut inner = reports.lock();
         inner.last_progress = Instant::now();
-        inner.deliveries.push(Delivery { row: *row, outcome });
+        inner.deliveries.push(Delivery { id: *id, outcome });
         drop(inner);
         reports.arrived.notify_one();
     }
