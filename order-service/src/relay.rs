@@ -16,7 +16,7 @@
 //!    event first has shown, or found acknowledged, every earlier one of its order.
 //!
 //! There is no cursor: `id > last seen` would skip a row that committed late. A row leaves the outbox only after the broker
-//! acknowledged it.
+//! acknowledged it and said at which offset: the producer's word alone is not enough ([`publish::Outcome`]).
 
 pub mod error;
 pub mod in_flight;

@@ -4,14 +4,15 @@ use sqlx::PgPool;
 
 use super::error::{RelayError, bounded};
 use super::in_flight::InFlight;
-use super::publish::{Delivery, Publisher};
+use super::publish::{Delivery, Outcome, Publisher};
 use crate::metrics::RelayMetrics;
 use crate::store::DatabaseError;
 
 /// Takes in what became of the rows sent: the next events of their orders are due then.
 ///
 /// # Errors
-/// [`RelayError::Deliver`] when the broker did not take a row, after what it did take was noted.
+/// [`RelayError::Deliver`] or [`RelayError::Unconfirmed`] when the broker did not, or perhaps not, take a row, after what
+/// it did take was noted.
 pub(super) fn acknowledge(
     publisher: &Publisher,
     in_flight: &mut InFlight,
@@ -20,9 +21,10 @@ pub(super) fn acknowledge(
     let (mut count, mut failure) = (0, None);
     for Delivery { id, outcome } in publisher.take_deliveries() {
         match outcome {
-            Ok(()) => count += u64::from(in_flight.delivered(id)),
+            Outcome::Delivered => count += u64::from(in_flight.delivered(id)),
             // It stays in hand until the producer is dropped: nothing of its order may be sent past it.
-            Err(source) => failure = failure.or(Some(RelayError::Deliver { id, source })),
+            Outcome::Unconfirmed => failure = failure.or(Some(RelayError::Unconfirmed { id })),
+            Outcome::Failed(source) => failure = failure.or(Some(RelayError::Deliver { id, source })),
         }
     }
     metrics.published.inc_by(count);

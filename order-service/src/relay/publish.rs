@@ -6,11 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use order_events::partition_for;
-use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{ClientContext, Message};
 use runtime::kafka::KafkaConnection;
 use sqlx::types::Uuid;
 use tokio::sync::Notify;
@@ -59,8 +59,21 @@ struct Inner {
 pub struct Delivery {
     /// The row's id.
     pub id: i64,
-    /// The broker has it, or why not.
-    pub outcome: Result<(), KafkaError>,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What the producer says of a row.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The broker has it.
+    Delivered,
+    /// librdkafka takes it for delivered since a later request was; the broker did not say so. Where a broker knows nothing
+    /// of the producer it takes a later request though it refused the one before, which would be lost
+    /// (confluent-kafka-go#921). Such a report names no offset.
+    Unconfirmed,
+    /// It is not delivered.
+    Failed(KafkaError),
 }
 
 /// What came of handing rows over.
@@ -217,10 +230,11 @@ impl ProducerContext for ReportTo {
     fn delivery(&self, result: &DeliveryResult<'_>, id: Box<i64>) {
         let Self(reports) = self;
         let outcome = match result {
-            Ok(_) => Ok(()),
-            Err((error, _)) => Err(error.clone()),
+            Ok(message) if message.offset() >= 0 => Outcome::Delivered,
+            Ok(_) => Outcome::Unconfirmed,
+            Err((error, _)) => Outcome::Failed(error.clone()),
         };
-        if outcome.is_ok() && reports.unreachable.swap(false, Ordering::Relaxed) {
+        if matches!(outcome, Outcome::Delivered) && reports.unreachable.swap(false, Ordering::Relaxed) {
             tracing::info!("Kafka is back");
         }
         let mut inner = reports.lock();
