@@ -15,11 +15,14 @@
 //!    second leader of a shard, or one that slept through the end of its lease, can only repeat events: whoever shows an
 //!    event first has shown, or found acknowledged, every earlier one of its order.
 //!
-//! There is no cursor: `id > last seen` would skip a row that committed late. A row leaves the outbox only after the broker
+//! An event that the broker refuses for good is found out ([`trial`]) and its order left out of reads ([`park`]), later events
+//! and all. There is no cursor: `id > last seen` would skip a row that committed late. A row leaves the outbox only after the broker
 //! acknowledged it and said at which offset: the producer's word alone is not enough ([`publish::Outcome`]).
 
 pub mod error;
 pub mod in_flight;
+pub mod trial;
+pub mod park;
 pub mod partitions;
 pub mod acknowledge;
 pub mod lease;
@@ -42,7 +45,9 @@ use error::RelayError;
 use in_flight::InFlight;
 use lease::Leases;
 use pace::{Backoff, Pace};
+use park::Parked;
 use publish::Publisher;
+use trial::Trial;
 
 /// Longest silence of the relay's loop before the process counts as hung: every step in it is bounded well below.
 pub const HEARTBEAT_BOUND: Duration = Duration::from_secs(90);
@@ -69,10 +74,34 @@ pub struct Relay {
     pub health: Health,
 }
 
-/// What outlives a producer: leases, and rows that are acknowledged but not yet deleted.
+/// What outlives a producer: leases, rows that are acknowledged but not yet deleted, and what is known of refusals.
 struct State {
     leases: Leases,
     in_flight: InFlight,
+    trial: Trial,
+    parked: Parked,
+    batch_bytes: u32,
+}
+
+impl State {
+    fn new(RelayConfig { pod_name, relay_lease, .. }: &RelayConfig) -> Self {
+        Self {
+            leases: Leases::new(pod_name.clone(), *relay_lease),
+            in_flight: InFlight::default(),
+            trial: Trial::default(),
+            parked: Parked::default(),
+            batch_bytes: publish::BATCH_BYTES,
+        }
+    }
+
+    /// The producer is gone, and with it whatever the broker has not answered for.
+    fn restart(&mut self, error: Option<&RelayError>) {
+        self.in_flight.restart();
+        self.trial.restart();
+        if matches!(error, Some(RelayError::BatchTooLarge)) {
+            self.batch_bytes = publish::smaller_batch(self.batch_bytes);
+        }
+    }
 }
 
 /// What a round found.
@@ -91,9 +120,7 @@ enum Round {
 impl Relay {
     /// Relays until `stop`; then publishes what its shards still hold, for at most `drain`, and lets the shards go.
     pub async fn run(self, stop: CancellationToken, drain: Duration) {
-        let RelayConfig { pod_name, relay_lease, .. } = &self.config;
-        let mut state =
-            State { leases: Leases::new(pod_name.clone(), *relay_lease), in_flight: InFlight::default() };
+        let mut state = State::new(&self.config);
         let deadline = async {
             stop.cancelled().await;
             tokio::time::sleep(drain).await;
@@ -123,9 +150,10 @@ impl Relay {
             let ended = self.relay(state, &mut publisher, stop).await;
             if let Some(publisher) = publisher {
                 // The last reports: what is acknowledged need not be sent again. A failure is the next producer's to see.
-                let _ = acknowledge::acknowledge(&publisher, &mut state.in_flight, &self.metrics);
+                let State { in_flight, trial, .. } = state;
+                let _ = acknowledge::acknowledge(&publisher, in_flight, trial, &self.metrics);
             }
-            state.in_flight.restart();
+            state.restart(ended.as_ref().err());
             let Err(error) = ended else { return };
             self.report(error);
             if began.elapsed() >= PRODUCER_PROVEN_AFTER {
@@ -146,7 +174,7 @@ impl Relay {
         slot: &mut Option<Publisher>,
         stop: &CancellationToken,
     ) -> Result<(), RelayError> {
-        let publisher = slot.insert(Publisher::connect(&self.kafka, &self.config)?);
+        let publisher = slot.insert(Publisher::connect(&self.kafka, &self.config, state.batch_bytes)?);
         let Some(partitions) = partitions::settle(self, publisher, stop).await? else { return Ok(()) };
         let (mut pace, mut backoff) = (Pace::default(), Backoff::default());
         let mut caught_up = false;
@@ -167,7 +195,7 @@ impl Relay {
                 }
                 Err(error) => return Err(error),
             }
-            if caught_up && state.in_flight.is_empty() {
+            if caught_up && state.in_flight.is_empty() && !state.trial.is_on() {
                 return Ok(());
             }
             pace.wait(&self.wake, publisher, stop).await;
@@ -182,15 +210,19 @@ impl Relay {
         partitions: i32,
         caught_up: bool,
     ) -> Result<Round, RelayError> {
-        let State { leases, in_flight } = state;
-        acknowledge::acknowledge(publisher, in_flight, &self.metrics)?;
+        let State { leases, in_flight, trial, parked, .. } = state;
+        acknowledge::acknowledge(publisher, in_flight, trial, &self.metrics)?;
         publisher.check(in_flight)?;
         acknowledge::delete(&self.pool, in_flight).await?;
         leases.keep(&self.pool, |shard| in_flight.holds(shard)).await?;
         in_flight.keep_shards(|shard| leases.leads(shard));
-        self.metrics.shards_led.set(leases.led());
-        self.metrics.in_flight.set(i64::try_from(in_flight.len()).unwrap_or(i64::MAX));
+        parked.keep(&self.pool, leases.held()).await?;
+        self.observe(state);
 
+        if state.trial.is_on() {
+            return self.try_refused(state, publisher, partitions).await;
+        }
+        let State { leases, in_flight, trial, parked, .. } = state;
         let room = usize::try_from(self.config.relay_max_in_flight)
             .unwrap_or(usize::MAX)
             .saturating_sub(in_flight.len());
@@ -199,18 +231,42 @@ impl Relay {
         } else if caught_up {
             Round::None
         } else {
-            let limit = room.min(self.config.relay_batch as usize);
-            let heads = read::heads(&self.pool, &leases.readable(), in_flight, limit).await?;
+            let mut shards = leases.readable();
+            shards.retain(|shard| !parked.stops(*shard));
+            let mut skip = in_flight.skip();
+            skip.orders.extend(parked.orders());
+            let heads =
+                read::heads(&self.pool, &shards, &skip, room.min(self.config.relay_batch as usize)).await?;
             let found = match (heads.rows.is_empty(), heads.more) {
                 (true, _) => Round::None,
                 (false, true) => Round::More,
                 (false, false) => Round::Some,
             };
-            in_flight.admit(heads.rows);
+            in_flight.admit(&skip, heads.rows);
             found
         };
-        let sent = publisher.publish(partitions, in_flight)?;
+        let sent = publisher.publish(partitions, in_flight, trial)?;
         Ok(if sent.queue_full { Round::Full } else { found })
+    }
+
+    /// Goes on telling refused events apart, once what is with the producer has come back.
+    async fn try_refused(
+        &self,
+        State { trial, in_flight, parked, .. }: &mut State,
+        publisher: &Publisher,
+        partitions: i32,
+    ) -> Result<Round, RelayError> {
+        if !in_flight.awaits_broker() {
+            park::step(&self.pool, publisher, partitions, (trial, in_flight, parked)).await?;
+        }
+        Ok(if in_flight.awaits_broker() { Round::Full } else { Round::More })
+    }
+
+    fn observe(&self, State { leases, in_flight, parked, .. }: &State) {
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.shards_led.set(leases.led());
+        self.metrics.in_flight.set(count(in_flight.len()));
+        self.metrics.parked_orders.set(count(parked.len()));
     }
 
     fn report(&self, error: RelayError) {

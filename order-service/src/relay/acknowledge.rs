@@ -5,6 +5,7 @@ use sqlx::PgPool;
 use super::error::{RelayError, bounded};
 use super::in_flight::InFlight;
 use super::publish::{Delivery, Outcome, Publisher};
+use super::trial::Trial;
 use crate::metrics::RelayMetrics;
 use crate::store::DatabaseError;
 
@@ -16,14 +17,20 @@ use crate::store::DatabaseError;
 pub(super) fn acknowledge(
     publisher: &Publisher,
     in_flight: &mut InFlight,
+    trial: &mut Trial,
     metrics: &RelayMetrics,
 ) -> Result<(), RelayError> {
     let (mut count, mut failure) = (0, None);
     for Delivery { id, outcome } in publisher.take_deliveries() {
         match outcome {
             Outcome::Delivered => count += u64::from(in_flight.delivered(id)),
-            // It stays in hand until the producer is dropped: nothing of its order may be sent past it.
+            // These stay in hand until the producer is dropped: nothing of their orders may be sent past them.
             Outcome::Unconfirmed => failure = failure.or(Some(RelayError::Unconfirmed { id })),
+            Outcome::Failed(source) if Trial::concerns(&source) => {
+                if let Some(row) = in_flight.refused(id) {
+                    trial.refuse(row, source);
+                }
+            }
             Outcome::Failed(source) => failure = failure.or(Some(RelayError::Deliver { id, source })),
         }
     }

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! admit ─▶ waiting ─ next_due ─▶ sent ─ delivered ─▶ acknowledged ─ deleted ─▶ (gone)
-//!             ▲                    │
-//!             └── put_back ────────┘        restart: waiting and sent are forgotten, to be read again
+//!             ▲                  │  ▲ │
+//!             └──── put_back ────┘  │ └─ refused ─▶ refused ─ drop_order ─▶ (parked)
+//!                                   └──── tried ───────┘
+//! restart: what is waiting or sent is forgotten, to be read again
 //! ```
 //!
 //! While an event of an order is with the producer, no later one of that order is: so nothing that a producer, a broker
@@ -29,6 +31,16 @@ pub struct RowId {
     pub id: i64,
 }
 
+/// What a read must leave out, as things stood when it began.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Skip {
+    /// Rows in hand.
+    pub ids: Vec<i64>,
+    /// Orders that have enough rows in hand.
+    pub orders: Vec<Uuid>,
+    generation: u64,
+}
+
 /// Everything in hand. A read skips exactly these rows.
 #[derive(Default, Debug)]
 pub struct InFlight {
@@ -43,6 +55,9 @@ pub struct InFlight {
     uncrowded: bool,
     acknowledged: Vec<RowId>,
     sent: usize,
+    /// Rises when rows that are still in the outbox are let go: a read that began before skipped them, so what it found
+    /// of their orders begins too late.
+    generation: u64,
 }
 
 /// A row in hand.
@@ -57,37 +72,50 @@ struct Held {
 enum Stage {
     Waiting,
     Sent,
+    Refused,
     Acknowledged,
 }
 
 /// An order's rows that the broker does not have.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 struct Lane {
-    /// One of them is with the producer.
+    shard: i16,
+    /// One of them is with the producer, or refused.
     busy: bool,
     waiting: VecDeque<OutboxRow>,
 }
 
 impl InFlight {
-    /// Takes rows in hand, those of one order in their order. Rows of an order beyond [`ROWS_PER_ORDER`] are left to a
-    /// later read.
-    pub fn admit(&mut self, rows: Vec<OutboxRow>) {
+    /// What a read that begins now must leave out.
+    #[must_use]
+    pub fn skip(&self) -> Skip {
+        let orders = self.crowded.iter().copied().collect();
+        Skip { ids: self.rows.keys().copied().collect(), orders, generation: self.generation }
+    }
+
+    /// Takes in hand what a read found, the rows of each order in their order. Rows of an order beyond
+    /// [`ROWS_PER_ORDER`] are left to a later read. False, and nothing is taken, when the read is out of date.
+    pub fn admit(&mut self, skipped: &Skip, rows: Vec<OutboxRow>) -> bool {
+        if skipped.generation != self.generation {
+            return false;
+        }
         for row in rows {
-            let lane = match self.orders.entry(row.order_id) {
+            let (order_id, RowId { shard, id }) = (row.order_id, row.row);
+            let lane = match self.orders.entry(order_id) {
                 Entry::Occupied(lane) => lane.into_mut(),
                 Entry::Vacant(lane) => {
-                    self.due.push_back(row.order_id);
-                    lane.insert(Lane::default())
+                    self.due.push_back(order_id);
+                    lane.insert(Lane { shard, busy: false, waiting: VecDeque::new() })
                 }
             };
-            if lane.waiting.len() >= ROWS_PER_ORDER || self.crowded.contains(&row.order_id) {
-                self.crowded.insert(row.order_id);
+            if lane.waiting.len() >= ROWS_PER_ORDER || self.crowded.contains(&order_id) {
+                self.crowded.insert(order_id);
                 continue;
             }
-            let held = Held { shard: row.row.shard, order_id: row.order_id, stage: Stage::Waiting };
-            self.rows.insert(row.row.id, held);
+            self.rows.insert(id, Held { shard, order_id, stage: Stage::Waiting });
             lane.waiting.push_back(row);
         }
+        true
     }
 
     /// The next row to hand to the producer; it counts as sent from now.
@@ -106,9 +134,10 @@ impl InFlight {
         self.stage(row.row.id, Stage::Waiting);
         self.sent -= 1;
         self.due.push_front(row.order_id);
-        let lane = self.orders.entry(row.order_id).or_default();
-        lane.busy = false;
-        lane.waiting.push_front(row);
+        if let Some(lane) = self.orders.get_mut(&row.order_id) {
+            lane.busy = false;
+            lane.waiting.push_front(row);
+        }
     }
 
     /// The broker has the row; the next one of its order is due. False when no such row was sent.
@@ -120,42 +149,82 @@ impl InFlight {
         self.acknowledged.push(RowId { shard: held.shard, id });
         self.sent -= 1;
         let order_id = held.order_id;
-        if let Entry::Occupied(mut lane) = self.orders.entry(order_id) {
-            lane.get_mut().busy = false;
-            if lane.get().waiting.is_empty() {
-                lane.remove();
-                self.uncrowded |= self.crowded.remove(&order_id);
-            } else {
-                self.due.push_back(order_id);
-            }
-        }
+        self.proceed(order_id);
         true
     }
 
-    /// The producer is gone: whatever the broker did not acknowledge is to be read and sent again.
+    /// The broker did not take the row: its order waits until it is tried again or parked. None when no such row was sent.
+    pub fn refused(&mut self, id: i64) -> Option<RowId> {
+        let held = self.rows.get_mut(&id).filter(|held| held.stage == Stage::Sent)?;
+        held.stage = Stage::Refused;
+        self.sent -= 1;
+        Some(RowId { shard: held.shard, id })
+    }
+
+    /// True while the row is refused and neither tried again nor parked.
+    #[must_use]
+    pub fn is_refused(&self, row: &RowId) -> bool {
+        self.rows.get(&row.id).is_some_and(|held| held.stage == Stage::Refused)
+    }
+
+    /// A refused row was handed to the producer again.
+    pub fn tried(&mut self, row: RowId) {
+        self.stage(row.id, Stage::Sent);
+        self.sent += 1;
+    }
+
+    /// A refused row is no longer in the outbox; its order goes on with the next one.
+    pub fn forget(&mut self, row: RowId) {
+        if let Some(held) = self.rows.remove(&row.id) {
+            self.generation += 1;
+            self.proceed(held.order_id);
+        }
+    }
+
+    /// The order of the row is parked: what is in hand of it is let go. Answers the order.
+    pub fn drop_order(&mut self, row: RowId) -> Option<Uuid> {
+        let order_id = self.rows.get(&row.id)?.order_id;
+        self.rows.retain(|_, held| held.order_id != order_id || held.stage == Stage::Acknowledged);
+        self.orders.remove(&order_id);
+        self.crowded.remove(&order_id);
+        self.generation += 1;
+        Some(order_id)
+    }
+
+    /// The producer is gone: whatever the broker neither acknowledged nor refused is to be read and sent again.
     pub fn restart(&mut self) {
-        self.rows.retain(|_, held| held.stage == Stage::Acknowledged);
+        self.rows.retain(|_, held| matches!(held.stage, Stage::Acknowledged | Stage::Refused));
         self.orders.clear();
+        for held in self.rows.values().filter(|held| held.stage == Stage::Refused) {
+            let lane = Lane { shard: held.shard, busy: true, waiting: VecDeque::new() };
+            self.orders.insert(held.order_id, lane);
+        }
         self.due.clear();
         self.crowded.clear();
         self.sent = 0;
+        self.generation += 1;
     }
 
-    /// Forgets the waiting rows of shards that are led no longer: their new leader reads them.
+    /// Lets go of shards that are led no longer: their new leader reads them. What is sent stays in hand until the broker
+    /// answers.
     pub fn keep_shards(&mut self, led: impl Fn(i16) -> bool) {
-        let lost = |held: &Held| held.stage == Stage::Waiting && !led(held.shard);
-        if !self.rows.values().any(lost) {
+        if self.orders.values().all(|lane| led(lane.shard)) {
             return;
         }
-        self.rows.retain(|_, held| !lost(held));
-        let rows = &self.rows;
-        self.orders.retain(|_, lane| {
-            lane.waiting.retain(|row| rows.contains_key(&row.row.id));
-            lane.busy || !lane.waiting.is_empty()
+        self.rows
+            .retain(|_, held| matches!(held.stage, Stage::Sent | Stage::Acknowledged) || led(held.shard));
+        let sent = self.rows.values().filter(|held| held.stage == Stage::Sent);
+        let sent: HashSet<Uuid> = sent.map(|held| held.order_id).collect();
+        self.orders.retain(|order_id, lane| {
+            if !led(lane.shard) {
+                lane.waiting.clear();
+            }
+            led(lane.shard) || sent.contains(order_id)
         });
         let orders = &self.orders;
-        self.due.retain(|order_id| orders.contains_key(order_id));
+        self.due.retain(|order_id| orders.get(order_id).is_some_and(|lane| !lane.waiting.is_empty()));
         self.crowded.retain(|order_id| orders.contains_key(order_id));
+        self.generation += 1;
     }
 
     /// Rows that the broker has and the outbox still holds, to be deleted; each is given out once.
@@ -173,18 +242,6 @@ impl InFlight {
         for row in rows {
             self.rows.remove(&row.id);
         }
-    }
-
-    /// Ids that a read must skip.
-    #[must_use]
-    pub fn ids(&self) -> Vec<i64> {
-        self.rows.keys().copied().collect()
-    }
-
-    /// Orders that a read must leave out: they have enough rows in hand.
-    #[must_use]
-    pub fn crowded(&self) -> Vec<Uuid> {
-        self.crowded.iter().copied().collect()
     }
 
     /// True when an order that was left out of reads has caught up since the last call: a read is due.
@@ -214,6 +271,18 @@ impl InFlight {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// The order's row ahead is done with: the next one is due.
+    fn proceed(&mut self, order_id: Uuid) {
+        let Entry::Occupied(mut lane) = self.orders.entry(order_id) else { return };
+        lane.get_mut().busy = false;
+        if lane.get().waiting.is_empty() {
+            lane.remove();
+            self.uncrowded |= self.crowded.remove(&order_id);
+        } else {
+            self.due.push_back(order_id);
+        }
     }
 
     fn stage(&mut self, id: i64, stage: Stage) {

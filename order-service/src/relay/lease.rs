@@ -53,6 +53,12 @@ impl Leases {
         i64::try_from(self.held.len()).unwrap_or(i64::MAX)
     }
 
+    /// Every shard led.
+    #[must_use]
+    pub fn held(&self) -> Vec<i16> {
+        self.held.iter().copied().collect()
+    }
+
     /// True when the shard is led, or was when this was last asked for.
     #[must_use]
     pub fn leads(&self, shard: i16) -> bool {

@@ -18,10 +18,15 @@ use tokio::sync::Notify;
 use super::error::RelayError;
 use super::in_flight::InFlight;
 use super::read::OutboxRow;
+use super::trial::Trial;
 use crate::config::RelayConfig;
 
 /// Milliseconds a batch waits for company: under load a round fills batches by itself, alone an event waits no longer.
 const LINGER_MILLIS: &str = "2";
+/// Largest batch, in bytes before compression: librdkafka's default, a little below what a topic takes by default.
+pub const BATCH_BYTES: u32 = 1_000_000;
+/// Size below which batches are not made smaller, whatever the topic refuses.
+const BATCH_BYTES_MIN: u32 = 4096;
 /// Longest pause between attempts to reach a broker: one that is back is noticed within this.
 const RECONNECT_MAX_MILLIS: &str = "2000";
 /// Why there is a producer.
@@ -54,6 +59,12 @@ struct Inner {
     last_progress: Instant,
 }
 
+/// The next smaller size of a batch, for a topic that refuses larger ones.
+#[must_use]
+pub fn smaller_batch(bytes: u32) -> u32 {
+    (bytes / 2).max(BATCH_BYTES_MIN)
+}
+
 /// What became of a row that was sent.
 #[derive(Debug)]
 pub struct Delivery {
@@ -84,11 +95,15 @@ pub struct Sent {
 }
 
 impl Publisher {
-    /// A producer for the topic of `config`.
+    /// A producer for the topic of `config` that sends batches of up to `batch_bytes`.
     ///
     /// # Errors
     /// When librdkafka refuses the settings. An unreachable cluster is no error: events wait.
-    pub fn connect(kafka: &KafkaConnection, config: &RelayConfig) -> Result<Self, RelayError> {
+    pub fn connect(
+        kafka: &KafkaConnection,
+        config: &RelayConfig,
+        batch_bytes: u32,
+    ) -> Result<Self, RelayError> {
         let reports = Arc::new(Reports {
             inner: Mutex::new(Inner { deliveries: Vec::new(), fatal: None, last_progress: Instant::now() }),
             arrived: Notify::new(),
@@ -107,6 +122,7 @@ impl Publisher {
             // Never give up on an event: a timed-out one would leave a gap that later ones pass through.
             .set("message.timeout.ms", "0")
             .set("compression.type", "lz4")
+            .set("batch.size", batch_bytes.to_string())
             .set("linger.ms", LINGER_MILLIS)
             .set("reconnect.backoff.max.ms", RECONNECT_MAX_MILLIS)
             .set("queue.buffering.max.messages", config.relay_max_in_flight.max(1).to_string())
@@ -121,29 +137,78 @@ impl Publisher {
     ///
     /// # Errors
     /// When the producer does not take an event; it and those after it are due still.
-    pub fn publish(&self, partitions: i32, in_flight: &mut InFlight) -> Result<Sent, RelayError> {
+    pub(super) fn publish(
+        &self,
+        partitions: i32,
+        in_flight: &mut InFlight,
+        trial: &mut Trial,
+    ) -> Result<Sent, RelayError> {
         if !in_flight.awaits_broker() {
             self.reports.lock().last_progress = Instant::now();
         }
-        let producer = self.producer.as_ref().expect(TAKEN);
-        while let Some(OutboxRow { row, order_id, headers, payload }) = in_flight.next_due() {
-            let mut buffer = Uuid::encode_buffer();
-            let key: &str = order_id.hyphenated().encode_lower(&mut buffer);
-            let record = BaseRecord::with_opaque_to(&self.topic, Box::new(row.id))
-                .key(key)
-                .partition(partition_for(key.as_bytes(), partitions))
-                .headers(headers)
-                .payload(&payload);
-            let Err((source, refused)) = producer.send(record) else { continue };
-            let headers =
-                refused.headers.expect("librdkafka takes the headers only of a record that it takes");
-            in_flight.put_back(OutboxRow { row, order_id, headers, payload });
-            return match source {
-                KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => Ok(Sent { queue_full: true }),
-                source => Err(RelayError::Produce { id: row.id, source }),
-            };
+        while let Some(row) = in_flight.next_due() {
+            let id = row.row.id;
+            match self.send(row, partitions) {
+                Ok(()) => {}
+                // It does not fit any request, and was never sent.
+                Err((source, _)) if Trial::concerns(&source) => {
+                    if let Some(row) = in_flight.refused(id) {
+                        trial.refuse(row, source);
+                    }
+                }
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), row)) => {
+                    in_flight.put_back(row);
+                    return Ok(Sent { queue_full: true });
+                }
+                Err((source, row)) => {
+                    in_flight.put_back(row);
+                    return Err(RelayError::Produce { id, source });
+                }
+            }
         }
         Ok(Sent { queue_full: false })
+    }
+
+    /// Hands over rows that were refused before, and nothing else.
+    ///
+    /// # Errors
+    /// When the producer does not take one for a reason that is not the event's.
+    pub(super) fn retry(
+        &self,
+        rows: Vec<OutboxRow>,
+        partitions: i32,
+        in_flight: &mut InFlight,
+        trial: &mut Trial,
+    ) -> Result<(), RelayError> {
+        self.reports.lock().last_progress = Instant::now();
+        for row in rows {
+            let row_id = row.row;
+            match self.send(row, partitions) {
+                Ok(()) => in_flight.tried(row_id),
+                Err((source, _)) if Trial::concerns(&source) => trial.refuse(row_id, source),
+                Err((source, _)) => return Err(RelayError::Produce { id: row_id.id, source }),
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::result_large_err, reason = "the row goes back to where it came from")]
+    fn send(&self, row: OutboxRow, partitions: i32) -> Result<(), (KafkaError, OutboxRow)> {
+        let OutboxRow { row, order_id, headers, payload } = row;
+        let mut buffer = Uuid::encode_buffer();
+        let key: &str = order_id.hyphenated().encode_lower(&mut buffer);
+        let record = BaseRecord::with_opaque_to(&self.topic, Box::new(row.id))
+            .key(key)
+            .partition(partition_for(key.as_bytes(), partitions))
+            .headers(headers)
+            .payload(&payload);
+        let (source, headers) = match self.producer.as_ref().expect(TAKEN).send(record) {
+            Ok(()) => return Ok(()),
+            Err((source, refused)) => {
+                (source, refused.headers.expect("a record not taken keeps its headers"))
+            }
+        };
+        Err((source, OutboxRow { row, order_id, headers, payload }))
     }
 
     /// What became of rows since the last call.

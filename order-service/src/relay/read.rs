@@ -9,7 +9,7 @@ use sqlx::types::{Json, Uuid};
 use sqlx::{PgPool, Row};
 
 use super::error::bounded;
-use super::in_flight::{InFlight, RowId};
+use super::in_flight::{RowId, Skip};
 use crate::store::DatabaseError;
 
 /// An event as it waits in the outbox.
@@ -38,7 +38,7 @@ pub struct Heads {
 #[derive(Deserialize)]
 struct Stored<'a>(#[serde(borrow)] Cow<'a, str>, #[serde(borrow)] Cow<'a, str>);
 
-/// The first rows of each shard that are not in hand, about `limit` in all.
+/// The first rows of each shard that are not to be skipped, about `limit` in all.
 ///
 /// One statement, hence one snapshot: whoever sees an order's later row in it sees its earlier ones. Always from the
 /// head; what is in hand is skipped by its id. The ids to skip are a subquery because that is hashed by every version of
@@ -49,7 +49,7 @@ struct Stored<'a>(#[serde(borrow)] Cow<'a, str>, #[serde(borrow)] Cow<'a, str>);
 pub(super) async fn heads(
     pool: &PgPool,
     shards: &[i16],
-    in_flight: &InFlight,
+    skip: &Skip,
     limit: usize,
 ) -> Result<Heads, DatabaseError> {
     if shards.is_empty() {
@@ -68,8 +68,8 @@ pub(super) async fn heads(
          ) as head",
     )
     .bind(shards)
-    .bind(in_flight.ids())
-    .bind(in_flight.crowded())
+    .bind(&skip.ids)
+    .bind(&skip.orders)
     .bind(i64::try_from(page).unwrap_or(i64::MAX));
     let fetched = async { statement.fetch_all(pool).await?.iter().map(outbox_row).collect() };
     let mut rows: Vec<OutboxRow> = bounded("read the outbox", fetched).await?;
@@ -77,6 +77,21 @@ pub(super) async fn heads(
     rows.sort_by_key(|row| row.row);
     let more = rows.chunk_by(|a, b| a.row.shard == b.row.shard).any(|shard| shard.len() >= page);
     Ok(Heads { rows, more })
+}
+
+/// The named rows, as far as the outbox still has them.
+///
+/// # Errors
+/// When the database fails.
+pub(super) async fn rows(pool: &PgPool, rows: &[RowId]) -> Result<Vec<OutboxRow>, DatabaseError> {
+    let (shards, ids): (Vec<i16>, Vec<i64>) = rows.iter().map(|row| (row.shard, row.id)).unzip();
+    let statement = sqlx::query(
+        "select shard, id, order_id, headers, payload from outbox
+         where (shard, id) in (select * from unnest($1::smallint[], $2::bigint[])) order by shard, id",
+    );
+    let statement = statement.bind(shards).bind(ids);
+    let fetched = async { statement.fetch_all(pool).await?.iter().map(outbox_row).collect() };
+    bounded("read refused events", fetched).await
 }
 
 fn outbox_row(row: &PgRow) -> sqlx::Result<OutboxRow> {

@@ -6,5 +6,7 @@ mod harness;
 mod api;
 mod bad_input;
 mod concurrency;
+mod drain;
 mod events;
 mod faults;
+mod parking;
