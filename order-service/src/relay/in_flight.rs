@@ -176,7 +176,6 @@ impl InFlight {
     /// A refused row is no longer in the outbox; its order goes on with the next one.
     pub fn forget(&mut self, row: RowId) {
         if let Some(held) = self.rows.remove(&row.id) {
-            self.generation += 1;
             self.proceed(held.order_id);
         }
     }
