@@ -20,15 +20,18 @@
 //! acknowledged it and said at which offset: the producer's word alone is not enough ([`publish::Outcome`]).
 
 pub mod error;
+pub mod partitions;
 pub mod in_flight;
 pub mod trial;
-pub mod park;
-pub mod partitions;
 pub mod acknowledge;
 pub mod lease;
+pub mod park;
+pub mod upkeep;
 pub mod read;
 pub mod publish;
+pub mod task;
 pub mod pace;
+mod state;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,13 +44,12 @@ use tokio::sync::Notify;
 
 use crate::config::RelayConfig;
 use crate::metrics::RelayMetrics;
+use crate::store::DatabaseError;
 use error::RelayError;
-use in_flight::InFlight;
-use lease::Leases;
-use pace::{Backoff, Pace};
-use park::Parked;
-use publish::Publisher;
-use trial::Trial;
+use pace::{Backoff, Found};
+use publish::{Publisher, Sent};
+use read::Request;
+use state::State;
 
 /// Longest silence of the relay's loop before the process counts as hung: every step in it is bounded well below.
 pub const HEARTBEAT_BOUND: Duration = Duration::from_secs(90);
@@ -74,53 +76,10 @@ pub struct Relay {
     pub health: Health,
 }
 
-/// What outlives a producer: leases, rows that are acknowledged but not yet deleted, and what is known of refusals.
-struct State {
-    leases: Leases,
-    in_flight: InFlight,
-    trial: Trial,
-    parked: Parked,
-    batch_bytes: u32,
-}
-
-impl State {
-    fn new(RelayConfig { pod_name, relay_lease, .. }: &RelayConfig) -> Self {
-        Self {
-            leases: Leases::new(pod_name.clone(), *relay_lease),
-            in_flight: InFlight::default(),
-            trial: Trial::default(),
-            parked: Parked::default(),
-            batch_bytes: publish::BATCH_BYTES,
-        }
-    }
-
-    /// The producer is gone, and with it whatever the broker has not answered for.
-    fn restart(&mut self, error: Option<&RelayError>) {
-        self.in_flight.restart();
-        self.trial.restart();
-        if matches!(error, Some(RelayError::BatchTooLarge)) {
-            self.batch_bytes = publish::smaller_batch(self.batch_bytes);
-        }
-    }
-}
-
-/// What a round found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Round {
-    /// A shard's page was full: there is more.
-    More,
-    /// Some rows, and no more of them now.
-    Some,
-    /// No rows.
-    None,
-    /// As many events as allowed are in flight.
-    Full,
-}
-
 impl Relay {
     /// Relays until `stop`; then publishes what its shards still hold, for at most `drain`, and lets the shards go.
     pub async fn run(self, stop: CancellationToken, drain: Duration) {
-        let mut state = State::new(&self.config);
+        let mut state = State::new(&self.config, self.wake.clone());
         let deadline = async {
             stop.cancelled().await;
             tokio::time::sleep(drain).await;
@@ -131,6 +90,7 @@ impl Relay {
                 tracing::warn!(in_flight = state.in_flight.len(), "stopping before the relay could flush; the rest stays in the outbox");
             }
         }
+        state.upkeep.stop();
         if let Err(error) = state.leases.release_all(&self.pool).await {
             tracing::warn!(
                 error = format!("{:#}", anyhow::Error::new(error)),
@@ -174,92 +134,135 @@ impl Relay {
         slot: &mut Option<Publisher>,
         stop: &CancellationToken,
     ) -> Result<(), RelayError> {
-        let publisher = slot.insert(Publisher::connect(&self.kafka, &self.config, state.batch_bytes)?);
+        let delivered = state.signals.delivered.clone();
+        let publisher =
+            slot.insert(Publisher::connect(&self.kafka, &self.config, state.batch_bytes, delivered)?);
         let Some(partitions) = partitions::settle(self, publisher, stop).await? else { return Ok(()) };
-        let (mut pace, mut backoff) = (Pace::default(), Backoff::default());
-        let mut caught_up = false;
         loop {
             self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
-            pace.begin();
-            // Asked before the round: what committed before the stop is then visible to its read.
-            let stopping = stop.is_cancelled();
-            match self.round(state, publisher, partitions, caught_up).await {
-                Ok(round) => {
-                    backoff.reset();
-                    pace.after(round);
-                    caught_up |= stopping && matches!(round, Round::Some | Round::None);
-                }
+            match self.round(state, publisher, partitions, stop.is_cancelled()).await {
+                Ok(()) => {}
                 Err(RelayError::Database(error)) => {
                     self.report(RelayError::Database(error));
-                    pace.failed(backoff.next());
+                    state.pace.failed(Instant::now());
                 }
                 Err(error) => return Err(error),
             }
-            if caught_up && state.in_flight.is_empty() && !state.trial.is_on() {
+            if state.is_done() {
                 return Ok(());
             }
-            pace.wait(&self.wake, publisher, stop).await;
+            let reading = !state.read.is_running() && !state.trial.is_on() && state.room(&self.config) > 0;
+            let State { pace, signals, .. } = state;
+            pace.wait(reading && !state.caught_up, signals, stop).await;
         }
     }
 
-    /// One round, completions before new work.
+    /// One round: completions before new work, statements beside it.
     async fn round(
         &self,
         state: &mut State,
         publisher: &Publisher,
         partitions: i32,
-        caught_up: bool,
-    ) -> Result<Round, RelayError> {
-        let State { leases, in_flight, trial, parked, .. } = state;
+        stopping: bool,
+    ) -> Result<(), RelayError> {
+        let State { in_flight, trial, .. } = state;
         acknowledge::acknowledge(publisher, in_flight, trial, &self.metrics)?;
         publisher.check(in_flight)?;
-        acknowledge::delete(&self.pool, in_flight).await?;
-        leases.keep(&self.pool, |shard| in_flight.holds(shard)).await?;
-        in_flight.keep_shards(|shard| leases.leads(shard));
-        parked.keep(&self.pool, leases.held()).await?;
+        self.take_answers(state)?;
         self.observe(state);
-
+        self.keep_leases(state);
+        self.delete(state, stopping);
         if state.trial.is_on() {
             return self.try_refused(state, publisher, partitions).await;
         }
-        let State { leases, in_flight, trial, parked, .. } = state;
-        let room = usize::try_from(self.config.relay_max_in_flight)
-            .unwrap_or(usize::MAX)
-            .saturating_sub(in_flight.len());
-        let found = if room == 0 {
-            Round::Full
-        } else if caught_up {
-            Round::None
-        } else {
-            let mut shards = leases.readable();
-            shards.retain(|shard| !parked.stops(*shard));
-            let mut skip = in_flight.skip();
-            skip.orders.extend(parked.orders());
-            let heads =
-                read::heads(&self.pool, &shards, &skip, room.min(self.config.relay_batch as usize)).await?;
-            let found = match (heads.rows.is_empty(), heads.more) {
-                (true, _) => Round::None,
-                (false, true) => Round::More,
-                (false, false) => Round::Some,
-            };
-            in_flight.admit(&skip, heads.rows);
-            found
-        };
-        let sent = publisher.publish(partitions, in_flight, trial)?;
-        Ok(if sent.queue_full { Round::Full } else { found })
+        self.read(state, stopping);
+        let State { in_flight, trial, .. } = state;
+        while publisher.publish(partitions, in_flight, trial)? == Sent::Some {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Takes in what the statements have answered.
+    fn take_answers(&self, state: &mut State) -> Result<(), DatabaseError> {
+        let State { leases, in_flight, parked, pace, upkeep, read, delete, caught_up, .. } = state;
+        if let Some(answer) = upkeep.answer() {
+            let kept = answer?;
+            *leases = kept.leases;
+            parked.replace(kept.parked, kept.as_of);
+            in_flight.keep_shards(|shard| leases.leads(shard));
+            pace.kept(Instant::now());
+        }
+        if let Some((rows, answer)) = delete.answer() {
+            match answer {
+                Ok(()) => in_flight.deleted(&rows),
+                Err(error) => {
+                    in_flight.not_deleted(rows);
+                    return Err(error);
+                }
+            }
+            pace.worked();
+        }
+        if let Some((request, answer)) = read.answer() {
+            let heads = answer?;
+            let found = heads.found();
+            let admitted = in_flight.admit(&request.skip, heads.rows);
+            pace.read_ended(if admitted { found } else { Found::More });
+            *caught_up |= request.last && admitted && found != Found::More;
+        }
+        if in_flight.take_uncrowded() {
+            pace.announce();
+        }
+        Ok(())
+    }
+
+    /// Renews leases and looks who is parked, when that is due.
+    fn keep_leases(&self, state: &mut State) {
+        let State { leases, in_flight, parked, upkeep, signals, pace, .. } = state;
+        if !upkeep.is_running() && pace.keeps(Instant::now()) {
+            let work = upkeep::upkeep(self.pool.clone(), leases.clone(), in_flight.shards(), parked.added());
+            upkeep.start(&signals.answered, work);
+        }
+    }
+
+    /// Deletes what is acknowledged, when there is enough of it or it waits long enough.
+    fn delete(&self, state: &mut State, stopping: bool) {
+        let pressing = stopping || state.room(&self.config) == 0;
+        let State { in_flight, delete, signals, pace, .. } = state;
+        if !delete.is_running() && pace.deletes(Instant::now(), in_flight.acknowledged(), pressing) {
+            let rows = in_flight.take_acknowledged();
+            delete.start(&signals.answered, acknowledge::delete(self.pool.clone(), rows));
+        }
+    }
+
+    /// Reads on, when that is due and there is room.
+    fn read(&self, state: &mut State, stopping: bool) {
+        let (room, now) = (state.room(&self.config), Instant::now());
+        let State { leases, in_flight, parked, read, signals, pace, caught_up, .. } = state;
+        if room == 0 || *caught_up || read.is_running() || !pace.reads(now) {
+            return;
+        }
+        let mut shards = leases.readable();
+        shards.retain(|shard| !parked.stops(*shard));
+        let mut skip = in_flight.skip();
+        skip.orders.extend(parked.orders());
+        pace.read_begins(now);
+        let request = Request { shards, skip, limit: room, last: stopping };
+        read.start(&signals.answered, read::heads(self.pool.clone(), request));
     }
 
     /// Goes on telling refused events apart, once what is with the producer has come back.
     async fn try_refused(
         &self,
-        State { trial, in_flight, parked, .. }: &mut State,
+        State { trial, in_flight, parked, pace, .. }: &mut State,
         publisher: &Publisher,
         partitions: i32,
-    ) -> Result<Round, RelayError> {
+    ) -> Result<(), RelayError> {
         if !in_flight.awaits_broker() {
             park::step(&self.pool, publisher, partitions, (trial, in_flight, parked)).await?;
+            pace.announce();
         }
-        Ok(if in_flight.awaits_broker() { Round::Full } else { Round::More })
+        Ok(())
     }
 
     fn observe(&self, State { leases, in_flight, parked, .. }: &State) {

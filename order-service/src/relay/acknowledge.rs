@@ -1,9 +1,10 @@
-//! Takes in what the broker acknowledged and deletes it from the outbox: only now, and never anything else.
+//! Takes in what the broker acknowledged, and deletes it from the outbox: only then, and never anything else.
 
+use fail::fail_point;
 use sqlx::PgPool;
 
 use super::error::{RelayError, bounded};
-use super::in_flight::InFlight;
+use super::in_flight::{InFlight, RowId};
 use super::publish::{Delivery, Outcome, Publisher};
 use super::trial::Trial;
 use crate::metrics::RelayMetrics;
@@ -38,28 +39,16 @@ pub(super) fn acknowledge(
     failure.map_or(Ok(()), Err)
 }
 
-/// Deletes every acknowledged row in one statement.
-///
-/// # Errors
-/// When the database fails; the rows stay in hand and are deleted later.
-pub(super) async fn delete(pool: &PgPool, in_flight: &mut InFlight) -> Result<(), DatabaseError> {
-    let rows = in_flight.take_acknowledged();
-    if rows.is_empty() {
-        return Ok(());
-    }
+/// Deletes rows that the broker has, in one statement, and gives them back.
+pub(super) async fn delete(pool: PgPool, rows: Vec<RowId>) -> (Vec<RowId>, Result<(), DatabaseError>) {
     let (shards, ids): (Vec<i16>, Vec<i64>) = rows.iter().map(|row| (row.shard, row.id)).unzip();
     let statement = sqlx::query(
         "delete from outbox using unnest($1::smallint[], $2::bigint[]) as done (shard, id)
          where outbox.shard = done.shard and outbox.id = done.id",
     );
-    match bounded("delete published events", statement.bind(shards).bind(ids).execute(pool)).await {
-        Ok(_) => {
-            in_flight.deleted(&rows);
-            Ok(())
-        }
-        Err(error) => {
-            in_flight.not_deleted(rows);
-            Err(error)
-        }
-    }
+    let statement = statement.bind(shards).bind(ids);
+    fail_point!("relay::before_delete");
+    let deleted = bounded("delete published events", statement.execute(&pool)).await;
+    fail_point!("relay::after_delete");
+    (rows, deleted.map(drop))
 }

@@ -12,7 +12,7 @@
 //! or a network does to requests under way can make two events of one order change places.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use sqlx::types::Uuid;
 
@@ -248,10 +248,17 @@ impl InFlight {
         std::mem::take(&mut self.uncrowded)
     }
 
-    /// True while a row of the shard is in hand.
+    /// Shards of which a row is in hand.
     #[must_use]
-    pub fn holds(&self, shard: i16) -> bool {
-        self.rows.values().any(|held| held.shard == shard)
+    pub fn shards(&self) -> Vec<i16> {
+        let shards: BTreeSet<i16> = self.rows.values().map(|held| held.shard).collect();
+        shards.into_iter().collect()
+    }
+
+    /// Acknowledged rows that were not given out to be deleted.
+    #[must_use]
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged.len()
     }
 
     /// True while the producer has rows that the broker has not acknowledged.

@@ -17,7 +17,7 @@ const RENEWALS_PER_LEASE: u32 = 3;
 const MEMBER_RETENTION_SECONDS: f64 = 3600.0;
 
 /// The leases of one replica.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Leases {
     owner: String,
     ttl: Duration,

@@ -1,7 +1,6 @@
 //! Parks the order of an event that the topic refuses for good, so that every other order goes on.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use sqlx::types::Uuid;
@@ -16,8 +15,6 @@ use crate::store::DatabaseError;
 /// Parked orders of one shard at most; beyond it the shard stops. So many refusals are no matter of single events, and
 /// each read names every one of them.
 const PARKED_PER_SHARD: usize = 1000;
-/// Time from one look at the parked orders to the next: how late the relay notices that an operator let one go.
-const RELOAD_EVERY: Duration = Duration::from_secs(5);
 
 /// The parked orders of the shards led.
 #[derive(Default, Debug)]
@@ -25,36 +22,35 @@ pub struct Parked {
     orders: HashMap<Uuid, RowId>,
     /// Shards with more of them than a read can name.
     stopped: BTreeSet<i16>,
-    shards: Vec<i16>,
-    loaded: Option<Instant>,
+    /// Orders that this relay has parked so far.
+    added: u64,
 }
 
 impl Parked {
-    /// Looks who is parked, when a look is due or other shards are led than at the last one.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn keep(&mut self, pool: &PgPool, shards: Vec<i16>) -> Result<(), DatabaseError> {
-        if shards == self.shards && self.loaded.is_some_and(|at| at.elapsed() < RELOAD_EVERY) {
-            return Ok(());
+    /// How many orders this relay has parked by itself so far.
+    #[must_use]
+    pub fn added(&self) -> u64 {
+        self.added
+    }
+
+    /// Takes over what a look at the database found, unless an order was parked since it began, and says what is new.
+    pub(super) fn replace(&mut self, found: Self, as_of: u64) {
+        if as_of != self.added {
+            return;
         }
-        let orders = load(pool, &shards).await?;
         for (order_id, row) in &self.orders {
-            if !orders.contains_key(order_id) && shards.contains(&row.shard) {
-                tracing::info!(%order_id, outbox_id = row.id, "the order is parked no longer; its events are sent");
+            if !found.orders.contains_key(order_id) {
+                tracing::info!(%order_id, shard = row.shard, "the order is not parked here any longer");
             }
         }
-        let stopped = crowded_shards(orders.values());
-        for shard in stopped.difference(&self.stopped) {
+        let before = std::mem::replace(self, Self { added: as_of, ..found });
+        for shard in self.stopped.difference(&before.stopped) {
             tracing::error!(
                 shard,
                 limit = PARKED_PER_SHARD,
                 "too many orders are parked; nothing of this shard is sent until some are let go"
             );
         }
-        (self.orders, self.stopped, self.shards, self.loaded) =
-            (orders, stopped, shards, Some(Instant::now()));
-        Ok(())
     }
 
     /// Orders that a read must leave out.
@@ -99,6 +95,7 @@ pub(super) async fn step(
                 record(pool, row, &reason).await.inspect_err(|_| trial.again(vec![row]))?;
                 let Some(order_id) = in_flight.drop_order(row) else { continue };
                 parked.orders.insert(order_id, row);
+                parked.added += 1;
                 tracing::error!(
                     %order_id, shard = row.shard, outbox_id = row.id, reason,
                     "the topic refuses an event for good; its order is parked in relay_parked, and no other"
@@ -120,7 +117,11 @@ pub(super) async fn step(
     }
 }
 
-async fn load(pool: &PgPool, shards: &[i16]) -> Result<HashMap<Uuid, RowId>, DatabaseError> {
+/// Who is parked in these shards.
+///
+/// # Errors
+/// When the database fails.
+pub(super) async fn load(pool: &PgPool, shards: &[i16]) -> Result<Parked, DatabaseError> {
     let statement = sqlx::query_as(
         "select parked.order_id, parked.shard, parked.outbox_id
          from unnest($1::smallint[]) as led (shard)
@@ -132,7 +133,10 @@ async fn load(pool: &PgPool, shards: &[i16]) -> Result<HashMap<Uuid, RowId>, Dat
     .bind(shards)
     .bind(i64::try_from(PARKED_PER_SHARD + 1).unwrap_or(i64::MAX));
     let found: Vec<(Uuid, i16, i64)> = bounded("read parked orders", statement.fetch_all(pool)).await?;
-    Ok(found.into_iter().map(|(order_id, shard, id)| (order_id, RowId { shard, id })).collect())
+    let orders: HashMap<Uuid, RowId> =
+        found.into_iter().map(|(order_id, shard, id)| (order_id, RowId { shard, id })).collect();
+    let stopped = crowded_shards(orders.values());
+    Ok(Parked { orders, stopped, added: 0 })
 }
 
 async fn record(pool: &PgPool, row: RowId, reason: &str) -> Result<(), DatabaseError> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fail::fail_point;
 use order_events::partition_for;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
@@ -23,12 +24,16 @@ use crate::config::RelayConfig;
 
 /// Milliseconds a batch waits for company: under load a round fills batches by itself, alone an event waits no longer.
 const LINGER_MILLIS: &str = "2";
+/// Events handed over before others get their turn on the thread: about a millisecond's work.
+const AT_A_TIME: usize = 256;
 /// Largest batch, in bytes before compression: librdkafka's default, a little below what a topic takes by default.
 pub const BATCH_BYTES: u32 = 1_000_000;
 /// Size below which batches are not made smaller, whatever the topic refuses.
 const BATCH_BYTES_MIN: u32 = 4096;
 /// Longest pause between attempts to reach a broker: one that is back is noticed within this.
 const RECONNECT_MAX_MILLIS: &str = "2000";
+/// Why an id and what librdkafka carries for it are one another's equal.
+const IDS: &str = "ids count up from 1, and a pointer has 64 bits";
 /// Why there is a producer.
 const TAKEN: &str = "the producer is taken only by drop";
 /// Memory for unsent events in librdkafka, in KiB; beyond it a round ends early.
@@ -48,7 +53,7 @@ type RelayProducer = ThreadedProducer<ReportTo>;
 #[derive(Debug)]
 struct Reports {
     inner: Mutex<Inner>,
-    arrived: Notify,
+    arrived: Arc<Notify>,
     unreachable: AtomicBool,
 }
 
@@ -89,13 +94,17 @@ pub enum Outcome {
 
 /// What came of handing rows over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sent {
-    /// The producer's queue was full; the rows from there on were left for a later read.
-    pub queue_full: bool,
+pub(super) enum Sent {
+    /// Everything that was due.
+    All,
+    /// As many as are handed over at a time; more are due.
+    Some,
+    /// As many as the producer's memory holds; the next ones are due once some are delivered.
+    Full,
 }
 
 impl Publisher {
-    /// A producer for the topic of `config` that sends batches of up to `batch_bytes`.
+    /// A producer for the topic of `config` that sends batches of up to `batch_bytes` and notifies `arrived` of deliveries.
     ///
     /// # Errors
     /// When librdkafka refuses the settings. An unreachable cluster is no error: events wait.
@@ -103,10 +112,11 @@ impl Publisher {
         kafka: &KafkaConnection,
         config: &RelayConfig,
         batch_bytes: u32,
+        arrived: Arc<Notify>,
     ) -> Result<Self, RelayError> {
         let reports = Arc::new(Reports {
             inner: Mutex::new(Inner { deliveries: Vec::new(), fatal: None, last_progress: Instant::now() }),
-            arrived: Notify::new(),
+            arrived,
             unreachable: AtomicBool::new(false),
         });
         let mut settings = kafka.client_config(&format!("order-service-relay-{}", config.pod_name));
@@ -133,7 +143,7 @@ impl Publisher {
         Ok(Self { producer: Some(Arc::new(producer)), reports, topic, stall })
     }
 
-    /// Hands over what is due, each event to the partition that its key maps to among `partitions`.
+    /// Hands over what is due, about a thread's fair share of it, each event to the partition that its key maps to among `partitions`.
     ///
     /// # Errors
     /// When the producer does not take an event; it and those after it are due still.
@@ -146,7 +156,8 @@ impl Publisher {
         if !in_flight.awaits_broker() {
             self.reports.lock().last_progress = Instant::now();
         }
-        while let Some(row) = in_flight.next_due() {
+        for _ in 0..AT_A_TIME {
+            let Some(row) = in_flight.next_due() else { return Ok(Sent::All) };
             let id = row.row.id;
             match self.send(row, partitions) {
                 Ok(()) => {}
@@ -158,7 +169,7 @@ impl Publisher {
                 }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), row)) => {
                     in_flight.put_back(row);
-                    return Ok(Sent { queue_full: true });
+                    return Ok(Sent::Full);
                 }
                 Err((source, row)) => {
                     in_flight.put_back(row);
@@ -166,7 +177,7 @@ impl Publisher {
                 }
             }
         }
-        Ok(Sent { queue_full: false })
+        Ok(Sent::Some)
     }
 
     /// Hands over rows that were refused before, and nothing else.
@@ -197,13 +208,16 @@ impl Publisher {
         let OutboxRow { row, order_id, headers, payload } = row;
         let mut buffer = Uuid::encode_buffer();
         let key: &str = order_id.hyphenated().encode_lower(&mut buffer);
-        let record = BaseRecord::with_opaque_to(&self.topic, Box::new(row.id))
+        let record = BaseRecord::with_opaque_to(&self.topic, opaque(row.id))
             .key(key)
             .partition(partition_for(key.as_bytes(), partitions))
             .headers(headers)
             .payload(&payload);
         let (source, headers) = match self.producer.as_ref().expect(TAKEN).send(record) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                fail_point!("relay::after_produce");
+                return Ok(());
+            }
             Err((source, refused)) => {
                 (source, refused.headers.expect("a record not taken keeps its headers"))
             }
@@ -214,11 +228,6 @@ impl Publisher {
     /// What became of rows since the last call.
     pub fn take_deliveries(&self) -> Vec<Delivery> {
         std::mem::take(&mut self.reports.lock().deliveries)
-    }
-
-    /// Resolves once there are deliveries to take.
-    pub async fn delivered(&self) {
-        self.reports.arrived.notified().await;
     }
 
     /// Whether the producer can go on.
@@ -253,6 +262,10 @@ impl Drop for Publisher {
             }
         }
     }
+}
+
+fn opaque(id: i64) -> usize {
+    usize::try_from(id).expect(IDS)
 }
 
 impl Reports {
@@ -290,10 +303,12 @@ impl ClientContext for ReportTo {
 }
 
 impl ProducerContext for ReportTo {
-    type DeliveryOpaque = Box<i64>;
+    // The row's id itself: no allocation for each event.
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, id: Box<i64>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
         let Self(reports) = self;
+        let id = i64::try_from(id).expect(IDS);
         let outcome = match result {
             Ok(message) if message.offset() >= 0 => Outcome::Delivered,
             Ok(_) => Outcome::Unconfirmed,
@@ -303,9 +318,15 @@ impl ProducerContext for ReportTo {
             tracing::info!("Kafka is back");
         }
         let mut inner = reports.lock();
-        inner.last_progress = Instant::now();
-        inner.deliveries.push(Delivery { id: *id, outcome });
+        // They come in runs, and whoever was notified of the first takes them all.
+        let first = inner.deliveries.is_empty();
+        if first {
+            inner.last_progress = Instant::now();
+        }
+        inner.deliveries.push(Delivery { id, outcome });
         drop(inner);
-        reports.arrived.notify_one();
+        if first {
+            reports.arrived.notify_one();
+        }
     }
 }

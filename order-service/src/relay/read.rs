@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use fail::fail_point;
+use futures::{StreamExt, TryStreamExt};
 use rdkafka::message::{Header, OwnedHeaders};
 use serde::Deserialize;
 use sqlx::postgres::PgRow;
@@ -10,6 +12,7 @@ use sqlx::{PgPool, Row};
 
 use super::error::bounded;
 use super::in_flight::{RowId, Skip};
+use super::pace::Found;
 use crate::store::DatabaseError;
 
 /// An event as it waits in the outbox.
@@ -25,6 +28,19 @@ pub struct OutboxRow {
     pub payload: Vec<u8>,
 }
 
+/// What to read.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// Shards to read; no two reads of one shard run at once.
+    pub(super) shards: Vec<i16>,
+    /// What is in hand or parked.
+    pub(super) skip: Skip,
+    /// About how many rows in all.
+    pub(super) limit: usize,
+    /// The service had been told to stop before: what this read does not find, no request will record any more.
+    pub(super) last: bool,
+}
+
 /// The rows at the heads.
 #[derive(Default, Debug)]
 pub struct Heads {
@@ -32,6 +48,16 @@ pub struct Heads {
     pub rows: Vec<OutboxRow>,
     /// A shard's page was full.
     pub more: bool,
+}
+
+impl Heads {
+    pub(super) fn found(&self) -> Found {
+        match (self.rows.is_empty(), self.more) {
+            (true, _) => Found::None,
+            (false, true) => Found::More,
+            (false, false) => Found::Some,
+        }
+    }
 }
 
 /// A header as the outbox keeps it, still in the row's buffer: two allocations less for each of nine.
@@ -43,15 +69,13 @@ struct Stored<'a>(#[serde(borrow)] Cow<'a, str>, #[serde(borrow)] Cow<'a, str>);
 /// One statement, hence one snapshot: whoever sees an order's later row in it sees its earlier ones. Always from the
 /// head; what is in hand is skipped by its id. The ids to skip are a subquery because that is hashed by every version of
 /// PostgreSQL, while `<> all` compares one by one before 15.
-///
-/// # Errors
-/// When the database fails.
-pub(super) async fn heads(
-    pool: &PgPool,
-    shards: &[i16],
-    skip: &Skip,
-    limit: usize,
-) -> Result<Heads, DatabaseError> {
+pub(super) async fn heads(pool: PgPool, request: Request) -> (Request, Result<Heads, DatabaseError>) {
+    let found = fetch(&pool, &request).await;
+    fail_point!("relay::after_read");
+    (request, found)
+}
+
+async fn fetch(pool: &PgPool, Request { shards, skip, limit, .. }: &Request) -> Result<Heads, DatabaseError> {
     if shards.is_empty() {
         return Ok(Heads::default());
     }
@@ -71,7 +95,8 @@ pub(super) async fn heads(
     .bind(&skip.ids)
     .bind(&skip.orders)
     .bind(i64::try_from(page).unwrap_or(i64::MAX));
-    let fetched = async { statement.fetch_all(pool).await?.iter().map(outbox_row).collect() };
+    // Row by row, so that a large page does not keep a thread from everything else.
+    let fetched = statement.fetch(pool).map(|row| outbox_row(&row?)).try_collect();
     let mut rows: Vec<OutboxRow> = bounded("read the outbox", fetched).await?;
     // As they come anyway; but no join promises it.
     rows.sort_by_key(|row| row.row);
