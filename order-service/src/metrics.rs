@@ -31,6 +31,8 @@ pub struct RelayMetrics {
     pub in_flight: Gauge,
     /// Shards that this replica leads.
     pub shards_led: Gauge,
+    /// Orders that are parked in the shards that this replica leads.
+    pub parked_orders: Gauge,
     errors: Family<ErrorLabels, Counter>,
 }
 
@@ -39,7 +41,8 @@ impl RelayMetrics {
     #[must_use]
     pub fn register(metrics: &Metrics) -> Self {
         let new = Self::default();
-        let Self { outbox_rows, outbox_oldest_age, published, in_flight, shards_led, errors } = new.clone();
+        let Self { outbox_rows, outbox_oldest_age, published, in_flight, shards_led, parked_orders, errors } =
+            new.clone();
         metrics.register(|registry| {
             registry.register(
                 "orderflow_outbox_rows",
@@ -58,6 +61,11 @@ impl RelayMetrics {
                 in_flight,
             );
             registry.register("orderflow_relay_shards_led", "Shards this replica leads", shards_led);
+            registry.register(
+                "orderflow_relay_parked_orders",
+                "Orders of which the topic refuses an event, in the shards this replica leads",
+                parked_orders,
+            );
             registry.register("orderflow_relay_errors", "Failures of the relay", errors);
         });
         new

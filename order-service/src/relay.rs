@@ -5,21 +5,33 @@
 //!                               └──────────────────────◀──────────────────────────────┘
 //! ```
 //!
-//! Why no event overtakes another of its order: a shard is always read from its head, skipping only what is in flight,
-//! and whoever sees an order's later row sees its earlier ones (they were written under the order's lock); the producer
-//! is idempotent, never gives up on an event by itself and, if it fails all the same, is dropped and everything that was
-//! not acknowledged is sent again from the head. So a second leader of a shard, or one that slept through the end of its
-//! lease, can only repeat events, never reorder their first appearance. There is no cursor: `id > last seen` would skip a
-//! row that committed late.
+//! Why no event overtakes another of its order:
+//!
+//! 1. A shard is always read from its head, skipping only what is in hand, and whoever sees an order's later row sees its
+//!    earlier ones (they were written under the order's lock). So an order's rows come into hand in order, none left out.
+//! 2. An event goes to the producer only when the one before it of its order is acknowledged ([`in_flight`]). So there are
+//!    never two events of an order that the producer, its retries or the broker could make change places.
+//! 3. When the producer fails it is dropped, and everything not acknowledged is read and sent again from the head. So a
+//!    second leader of a shard, or one that slept through the end of its lease, can only repeat events: whoever shows an
+//!    event first has shown, or found acknowledged, every earlier one of its order.
+//!
+//! An event that the broker refuses for good is found out ([`trial`]) and its order left out of reads ([`park`]), later events
+//! and all. There is no cursor: `id > last seen` would skip a row that committed late. A row leaves the outbox only after the broker
+//! acknowledged it and said at which offset: the producer's word alone is not enough ([`publish::Outcome`]).
 
 pub mod error;
-pub mod in_flight;
 pub mod partitions;
+pub mod in_flight;
+pub mod trial;
 pub mod acknowledge;
 pub mod lease;
+pub mod park;
+pub mod upkeep;
 pub mod read;
 pub mod publish;
+pub mod task;
 pub mod pace;
+mod state;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,11 +44,12 @@ use tokio::sync::Notify;
 
 use crate::config::RelayConfig;
 use crate::metrics::RelayMetrics;
+use crate::store::DatabaseError;
 use error::RelayError;
-use in_flight::InFlight;
-use lease::Leases;
-use pace::{Backoff, Pace};
-use publish::Publisher;
+use pace::{Backoff, Found};
+use publish::{Publisher, Sent};
+use read::Request;
+use state::State;
 
 /// Longest silence of the relay's loop before the process counts as hung: every step in it is bounded well below.
 pub const HEARTBEAT_BOUND: Duration = Duration::from_secs(90);
@@ -63,31 +76,10 @@ pub struct Relay {
     pub health: Health,
 }
 
-/// What outlives a producer: leases, and rows that are acknowledged but not yet deleted.
-struct State {
-    leases: Leases,
-    in_flight: InFlight,
-}
-
-/// What a round found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Round {
-    /// A shard's page was full: there is more.
-    More,
-    /// Some rows, and no more of them now.
-    Some,
-    /// No rows.
-    None,
-    /// As many events as allowed are in flight.
-    Full,
-}
-
 impl Relay {
     /// Relays until `stop`; then publishes what its shards still hold, for at most `drain`, and lets the shards go.
     pub async fn run(self, stop: CancellationToken, drain: Duration) {
-        let RelayConfig { pod_name, relay_lease, .. } = &self.config;
-        let mut state =
-            State { leases: Leases::new(pod_name.clone(), *relay_lease), in_flight: InFlight::default() };
+        let mut state = State::new(&self.config, self.wake.clone());
         let deadline = async {
             stop.cancelled().await;
             tokio::time::sleep(drain).await;
@@ -98,6 +90,7 @@ impl Relay {
                 tracing::warn!(in_flight = state.in_flight.len(), "stopping before the relay could flush; the rest stays in the outbox");
             }
         }
+        state.upkeep.stop();
         if let Err(error) = state.leases.release_all(&self.pool).await {
             tracing::warn!(
                 error = format!("{:#}", anyhow::Error::new(error)),
@@ -116,8 +109,11 @@ impl Relay {
             let mut publisher = None;
             let ended = self.relay(state, &mut publisher, stop).await;
             if let Some(publisher) = publisher {
-                state.in_flight.restart(publisher.take_deliveries());
+                // The last reports: what is acknowledged need not be sent again. A failure is the next producer's to see.
+                let State { in_flight, trial, .. } = state;
+                let _ = acknowledge::acknowledge(&publisher, in_flight, trial, &self.metrics);
             }
+            state.restart(ended.as_ref().err());
             let Err(error) = ended else { return };
             self.report(error);
             if began.elapsed() >= PRODUCER_PROVEN_AFTER {
@@ -138,72 +134,142 @@ impl Relay {
         slot: &mut Option<Publisher>,
         stop: &CancellationToken,
     ) -> Result<(), RelayError> {
-        let publisher = slot.insert(Publisher::connect(&self.kafka, &self.config)?);
+        let delivered = state.signals.delivered.clone();
+        let publisher =
+            slot.insert(Publisher::connect(&self.kafka, &self.config, state.batch_bytes, delivered)?);
         let Some(partitions) = partitions::settle(self, publisher, stop).await? else { return Ok(()) };
-        let (mut pace, mut backoff) = (Pace::default(), Backoff::default());
-        let mut caught_up = false;
         loop {
             self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
-            pace.begin();
-            // Asked before the round: what committed before the stop is then visible to its read.
-            let stopping = stop.is_cancelled();
-            match self.round(state, publisher, partitions, caught_up).await {
-                Ok(round) => {
-                    backoff.reset();
-                    pace.after(round);
-                    caught_up |= stopping && matches!(round, Round::Some | Round::None);
-                }
+            match self.round(state, publisher, partitions, stop.is_cancelled()).await {
+                Ok(()) => {}
                 Err(RelayError::Database(error)) => {
                     self.report(RelayError::Database(error));
-                    pace.failed(backoff.next());
+                    state.pace.failed(Instant::now());
                 }
                 Err(error) => return Err(error),
             }
-            if caught_up && state.in_flight.is_empty() {
+            if state.is_done() {
                 return Ok(());
             }
-            pace.wait(&self.wake, publisher, stop).await;
+            let reading = !state.read.is_running() && !state.trial.is_on() && state.room(&self.config) > 0;
+            let State { pace, signals, .. } = state;
+            pace.wait(reading && !state.caught_up, signals, stop).await;
         }
     }
 
-    /// One round, completions before new work.
+    /// One round: completions before new work, statements beside it.
     async fn round(
         &self,
         state: &mut State,
         publisher: &Publisher,
         partitions: i32,
-        caught_up: bool,
-    ) -> Result<Round, RelayError> {
-        let State { leases, in_flight } = state;
-        acknowledge::acknowledge(&self.pool, publisher, in_flight, &self.metrics).await?;
+        stopping: bool,
+    ) -> Result<(), RelayError> {
+        let State { in_flight, trial, .. } = state;
+        acknowledge::acknowledge(publisher, in_flight, trial, &self.metrics)?;
         publisher.check(in_flight)?;
-        leases.keep(&self.pool, |shard| in_flight.holds(shard)).await?;
-        self.metrics.shards_led.set(leases.led());
-        self.metrics.in_flight.set(i64::try_from(in_flight.len()).unwrap_or(i64::MAX));
+        self.take_answers(state)?;
+        self.observe(state);
+        self.keep_leases(state);
+        self.delete(state, stopping);
+        if state.trial.is_on() {
+            return self.try_refused(state, publisher, partitions).await;
+        }
+        self.read(state, stopping);
+        let State { in_flight, trial, .. } = state;
+        while publisher.publish(partitions, in_flight, trial)? == Sent::Some {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
 
-        let room = usize::try_from(self.config.relay_max_in_flight)
-            .unwrap_or(usize::MAX)
-            .saturating_sub(in_flight.len());
-        if room == 0 {
-            return Ok(Round::Full);
+    /// Takes in what the statements have answered.
+    fn take_answers(&self, state: &mut State) -> Result<(), DatabaseError> {
+        let State { leases, in_flight, parked, pace, upkeep, read, delete, caught_up, .. } = state;
+        if let Some(answer) = upkeep.answer() {
+            let kept = answer?;
+            *leases = kept.leases;
+            parked.replace(kept.parked, kept.as_of);
+            in_flight.keep_shards(|shard| leases.leads(shard));
+            pace.kept(Instant::now());
         }
-        if caught_up {
-            return Ok(Round::None);
+        if let Some((rows, answer)) = delete.answer() {
+            match answer {
+                Ok(()) => in_flight.deleted(&rows),
+                Err(error) => {
+                    in_flight.not_deleted(rows);
+                    return Err(error);
+                }
+            }
+            pace.worked();
         }
-        let heads = read::heads(
-            &self.pool,
-            &leases.readable(),
-            in_flight,
-            room.min(self.config.relay_batch as usize),
-        )
-        .await?;
-        let found = match (heads.rows.is_empty(), heads.more) {
-            (true, _) => Round::None,
-            (false, true) => Round::More,
-            (false, false) => Round::Some,
-        };
-        let sent = publisher.publish(heads.rows, partitions, in_flight)?;
-        Ok(if sent.queue_full { Round::Full } else { found })
+        if let Some((request, answer)) = read.answer() {
+            let heads = answer?;
+            let found = heads.found();
+            let admitted = in_flight.admit(&request.skip, heads.rows);
+            pace.read_ended(if admitted { found } else { Found::More });
+            *caught_up |= request.last && admitted && found != Found::More;
+        }
+        if in_flight.take_uncrowded() {
+            pace.announce();
+        }
+        Ok(())
+    }
+
+    /// Renews leases and looks who is parked, when that is due.
+    fn keep_leases(&self, state: &mut State) {
+        let State { leases, in_flight, parked, upkeep, signals, pace, .. } = state;
+        if !upkeep.is_running() && pace.keeps(Instant::now()) {
+            let work = upkeep::upkeep(self.pool.clone(), leases.clone(), in_flight.shards(), parked.added());
+            upkeep.start(&signals.answered, work);
+        }
+    }
+
+    /// Deletes what is acknowledged, when there is enough of it or it waits long enough.
+    fn delete(&self, state: &mut State, stopping: bool) {
+        let pressing = stopping || state.room(&self.config) == 0;
+        let State { in_flight, delete, signals, pace, .. } = state;
+        if !delete.is_running() && pace.deletes(Instant::now(), in_flight.acknowledged(), pressing) {
+            let rows = in_flight.take_acknowledged();
+            delete.start(&signals.answered, acknowledge::delete(self.pool.clone(), rows));
+        }
+    }
+
+    /// Reads on, when that is due and there is room.
+    fn read(&self, state: &mut State, stopping: bool) {
+        let (room, now) = (state.room(&self.config), Instant::now());
+        let State { leases, in_flight, parked, read, signals, pace, caught_up, .. } = state;
+        if room == 0 || *caught_up || read.is_running() || !pace.reads(now) {
+            return;
+        }
+        let mut shards = leases.readable();
+        shards.retain(|shard| !parked.stops(*shard));
+        let mut skip = in_flight.skip();
+        skip.orders.extend(parked.orders());
+        pace.read_begins(now);
+        let request = Request { shards, skip, limit: room, last: stopping };
+        read.start(&signals.answered, read::heads(self.pool.clone(), request));
+    }
+
+    /// Goes on telling refused events apart, once what is with the producer has come back.
+    async fn try_refused(
+        &self,
+        State { trial, in_flight, parked, pace, .. }: &mut State,
+        publisher: &Publisher,
+        partitions: i32,
+    ) -> Result<(), RelayError> {
+        if !in_flight.awaits_broker() {
+            park::step(&self.pool, publisher, partitions, (trial, in_flight, parked)).await?;
+            pace.announce();
+        }
+        Ok(())
+    }
+
+    fn observe(&self, State { leases, in_flight, parked, .. }: &State) {
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.shards_led.set(leases.led());
+        self.metrics.in_flight.set(count(in_flight.len()));
+        self.metrics.parked_orders.set(count(parked.len()));
     }
 
     fn report(&self, error: RelayError) {

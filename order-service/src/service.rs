@@ -22,8 +22,8 @@ use crate::store::orders::PlaceSettings;
 use crate::store::{database, idempotency};
 use crate::writer::Writer;
 
-/// Connections of the relay and the monitor: each runs one statement at a time.
-const RELAY_CONNECTIONS: u32 = 2;
+/// Connections of the relay, which reads, deletes and keeps its leases at once, and of the monitor.
+const RELAY_CONNECTIONS: u32 = 4;
 /// Name of the readiness condition that the public listener meets.
 const LISTENING: &str = "http";
 /// Name of the readiness condition that a shutdown ends.
@@ -64,7 +64,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let pool = database::pool(&options, *database_max_connections, *database_acquire_timeout);
     let lanes = config.writer.writer_lanes.get();
     let writer_pool = database::pool(&options, lanes, *database_acquire_timeout);
-    let relay_pool = database::pool(&options, RELAY_CONNECTIONS, *database_acquire_timeout);
+    let relay_pool = database::relay_pool(&options, RELAY_CONNECTIONS, *database_acquire_timeout);
     let health = Health::waiting_for(&[database::CONDITION, LISTENING]);
     let metrics = Metrics::default();
     let admin_router = admin::routes(health.clone(), metrics.clone()).merge(catalogue::routes(pool.clone()));

@@ -1,42 +1,54 @@
-//! Takes in what the broker acknowledged and deletes it from the outbox: only now, and never anything else.
+//! Takes in what the broker acknowledged, and deletes it from the outbox: only then, and never anything else.
 
+use fail::fail_point;
 use sqlx::PgPool;
 
 use super::error::{RelayError, bounded};
 use super::in_flight::{InFlight, RowId};
-use super::publish::Publisher;
+use super::publish::{Delivery, Outcome, Publisher};
+use super::trial::Trial;
 use crate::metrics::RelayMetrics;
+use crate::store::DatabaseError;
 
-/// Deletes every acknowledged row in one statement.
+/// Takes in what became of the rows sent: the next events of their orders are due then.
 ///
 /// # Errors
-/// [`RelayError::Deliver`] when the broker did not take a row, after what it did take was deleted; or the database's.
-pub(super) async fn acknowledge(
-    pool: &PgPool,
+/// [`RelayError::Deliver`] or [`RelayError::Unconfirmed`] when the broker did not, or perhaps not, take a row, after what
+/// it did take was noted.
+pub(super) fn acknowledge(
     publisher: &Publisher,
     in_flight: &mut InFlight,
+    trial: &mut Trial,
     metrics: &RelayMetrics,
 ) -> Result<(), RelayError> {
-    let (count, failure) = in_flight.delivered(publisher.take_deliveries());
+    let (mut count, mut failure) = (0, None);
+    for Delivery { id, outcome } in publisher.take_deliveries() {
+        match outcome {
+            Outcome::Delivered => count += u64::from(in_flight.delivered(id)),
+            // These stay in hand until the producer is dropped: nothing of their orders may be sent past them.
+            Outcome::Unconfirmed => failure = failure.or(Some(RelayError::Unconfirmed { id })),
+            Outcome::Failed(source) if Trial::concerns(&source) => {
+                if let Some(row) = in_flight.refused(id) {
+                    trial.refuse(row, source);
+                }
+            }
+            Outcome::Failed(source) => failure = failure.or(Some(RelayError::Deliver { id, source })),
+        }
+    }
     metrics.published.inc_by(count);
-    let rows: Vec<RowId> = in_flight.acknowledged().collect();
-    let deleted = if rows.is_empty() { Ok(()) } else { delete(pool, &rows).await };
-    if deleted.is_ok() {
-        in_flight.deleted(&rows);
-    }
-    // A failed delivery ends the producer; rows that could not be deleted just now are kept in mind across that.
-    match failure {
-        Some((row, source)) => Err(RelayError::Deliver { id: row.id, source }),
-        None => deleted,
-    }
+    failure.map_or(Ok(()), Err)
 }
 
-async fn delete(pool: &PgPool, rows: &[RowId]) -> Result<(), RelayError> {
+/// Deletes rows that the broker has, in one statement, and gives them back.
+pub(super) async fn delete(pool: PgPool, rows: Vec<RowId>) -> (Vec<RowId>, Result<(), DatabaseError>) {
     let (shards, ids): (Vec<i16>, Vec<i64>) = rows.iter().map(|row| (row.shard, row.id)).unzip();
     let statement = sqlx::query(
         "delete from outbox using unnest($1::smallint[], $2::bigint[]) as done (shard, id)
          where outbox.shard = done.shard and outbox.id = done.id",
     );
-    bounded("delete published events", statement.bind(shards).bind(ids).execute(pool)).await?;
-    Ok(())
+    let statement = statement.bind(shards).bind(ids);
+    fail_point!("relay::before_delete");
+    let deleted = bounded("delete published events", statement.execute(&pool)).await;
+    fail_point!("relay::after_delete");
+    (rows, deleted.map(drop))
 }

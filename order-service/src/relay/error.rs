@@ -53,6 +53,15 @@ pub enum RelayError {
         #[source]
         source: KafkaError,
     },
+    /// The broker takes events alone, but not in a batch of the size we send.
+    #[error("the topic refuses batches, but none of their events: smaller batches are sent")]
+    BatchTooLarge,
+    /// The producer takes an event for delivered that the broker may not have.
+    #[error("the broker did not confirm outbox row {id}, which the producer takes for delivered")]
+    Unconfirmed {
+        /// The row.
+        id: i64,
+    },
     /// The producer failed for good.
     #[error("the producer failed for good: {0}")]
     Fatal(String),
@@ -72,6 +81,8 @@ impl RelayError {
             Self::Shrunk { .. } => "topic-shrunk",
             Self::Produce { .. } => "produce",
             Self::Deliver { .. } => "deliver",
+            Self::BatchTooLarge => "batch-too-large",
+            Self::Unconfirmed { .. } => "unconfirmed",
             Self::Fatal(_) => "producer-fatal",
             Self::Stalled(_) => "stalled",
         }

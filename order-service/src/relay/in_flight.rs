@@ -1,11 +1,29 @@
-//! Which rows are on their way: sent, or acknowledged and not yet deleted. Pure bookkeeping.
+//! The rows this relay has in hand, and which of them may go to the producer now: of one order, one at a time. Pure.
+//!
+//! ```text
+//! admit ─▶ waiting ─ next_due ─▶ sent ─ delivered ─▶ acknowledged ─ deleted ─▶ (gone)
+//!             ▲                  │  ▲ │
+//!             └──── put_back ────┘  │ └─ refused ─▶ refused ─ drop_order ─▶ (parked)
+//!                                   └──── tried ───────┘
+//! restart: what is waiting or sent is forgotten, to be read again
+//! ```
+//!
+//! While an event of an order is with the producer, no later one of that order is: so nothing that a producer, a broker
+//! or a network does to requests under way can make two events of one order change places.
 
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
-use rdkafka::error::KafkaError;
+use sqlx::types::Uuid;
+
+use super::read::OutboxRow;
+
+/// Rows of one order taken in hand at most. More of them stay in the outbox, the order being left out of reads until it
+/// has caught up: one order with thousands of events must not fill the relay's hands.
+const ROWS_PER_ORDER: usize = 16;
 
 /// A row of the outbox.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RowId {
     /// Its shard.
     pub shard: i16,
@@ -13,135 +31,272 @@ pub struct RowId {
     pub id: i64,
 }
 
-/// What became of a row that was sent.
-#[derive(Debug)]
-pub struct Delivery {
-    /// The row.
-    pub row: RowId,
-    /// The broker has it, or why not.
-    pub outcome: Result<(), KafkaError>,
+/// What a read must leave out, as things stood when it began.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Skip {
+    /// Rows in hand.
+    pub ids: Vec<i64>,
+    /// Orders that have enough rows in hand.
+    pub orders: Vec<Uuid>,
+    generation: u64,
 }
 
-/// The rows on their way. A read skips exactly these.
+/// Everything in hand. A read skips exactly these rows.
 #[derive(Default, Debug)]
 pub struct InFlight {
-    sent: BTreeSet<RowId>,
-    acknowledged: BTreeSet<RowId>,
+    rows: HashMap<i64, Held>,
+    /// Orders of which a row is waiting or sent.
+    orders: HashMap<Uuid, Lane>,
+    /// Orders of which a row is waiting and none is sent, in the order of their arrival.
+    due: VecDeque<Uuid>,
+    /// Orders that had more rows than may be in hand.
+    crowded: HashSet<Uuid>,
+    /// One of them has caught up since it was last asked.
+    uncrowded: bool,
+    acknowledged: Vec<RowId>,
+    sent: usize,
+    /// Rises when rows that are still in the outbox are let go: a read that began before skipped them, so what it found
+    /// of their orders begins too late.
+    generation: u64,
+}
+
+/// A row in hand.
+#[derive(Debug)]
+struct Held {
+    shard: i16,
+    order_id: Uuid,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Waiting,
+    Sent,
+    Refused,
+    Acknowledged,
+}
+
+/// An order's rows that the broker does not have.
+#[derive(Debug)]
+struct Lane {
+    shard: i16,
+    /// One of them is with the producer, or refused.
+    busy: bool,
+    waiting: VecDeque<OutboxRow>,
 }
 
 impl InFlight {
-    /// The row was handed to the producer.
-    pub fn sent(&mut self, row: RowId) {
-        self.sent.insert(row);
+    /// What a read that begins now must leave out.
+    #[must_use]
+    pub fn skip(&self) -> Skip {
+        let orders = self.crowded.iter().copied().collect();
+        Skip { ids: self.rows.keys().copied().collect(), orders, generation: self.generation }
     }
 
-    /// Takes deliveries in, and answers how many rows the broker now has, and the first failure.
-    pub fn delivered(&mut self, deliveries: Vec<Delivery>) -> (u64, Option<(RowId, KafkaError)>) {
-        let (mut count, mut failure) = (0, None);
-        for Delivery { row, outcome } in deliveries {
-            match outcome {
-                Ok(()) => {
-                    self.sent.remove(&row);
-                    self.acknowledged.insert(row);
-                    count += 1;
-                }
-                // It stays in flight until the producer is dropped: nothing of its order may be sent past it.
-                Err(error) => failure = failure.or(Some((row, error))),
-            }
+    /// Takes in hand what a read found, the rows of each order in their order. Rows of an order beyond
+    /// [`ROWS_PER_ORDER`] are left to a later read. False, and nothing is taken, when the read is out of date.
+    pub fn admit(&mut self, skipped: &Skip, rows: Vec<OutboxRow>) -> bool {
+        if skipped.generation != self.generation {
+            return false;
         }
-        (count, failure)
+        for row in rows {
+            let (order_id, RowId { shard, id }) = (row.order_id, row.row);
+            let lane = match self.orders.entry(order_id) {
+                Entry::Occupied(lane) => lane.into_mut(),
+                Entry::Vacant(lane) => {
+                    self.due.push_back(order_id);
+                    lane.insert(Lane { shard, busy: false, waiting: VecDeque::new() })
+                }
+            };
+            if lane.waiting.len() >= ROWS_PER_ORDER || self.crowded.contains(&order_id) {
+                self.crowded.insert(order_id);
+                continue;
+            }
+            self.rows.insert(id, Held { shard, order_id, stage: Stage::Waiting });
+            lane.waiting.push_back(row);
+        }
+        true
     }
 
-    /// The producer is gone: what it had not delivered is to be read and sent again.
-    pub fn restart(&mut self, last_deliveries: Vec<Delivery>) {
-        self.delivered(last_deliveries);
-        self.sent.clear();
+    /// The next row to hand to the producer; it counts as sent from now.
+    pub fn next_due(&mut self) -> Option<OutboxRow> {
+        let order_id = self.due.pop_front()?;
+        let lane = self.orders.get_mut(&order_id)?;
+        let row = lane.waiting.pop_front()?;
+        lane.busy = true;
+        self.stage(row.row.id, Stage::Sent);
+        self.sent += 1;
+        Some(row)
     }
 
-    /// Rows that the broker has and the outbox still holds.
-    pub fn acknowledged(&self) -> impl Iterator<Item = RowId> {
-        self.acknowledged.iter().copied()
+    /// The producer did not take the row: it is the next one due again.
+    pub fn put_back(&mut self, row: OutboxRow) {
+        self.stage(row.row.id, Stage::Waiting);
+        self.sent -= 1;
+        self.due.push_front(row.order_id);
+        if let Some(lane) = self.orders.get_mut(&row.order_id) {
+            lane.busy = false;
+            lane.waiting.push_front(row);
+        }
+    }
+
+    /// The broker has the row; the next one of its order is due. False when no such row was sent.
+    pub fn delivered(&mut self, id: i64) -> bool {
+        let Some(held) = self.rows.get_mut(&id).filter(|held| held.stage == Stage::Sent) else {
+            return false;
+        };
+        held.stage = Stage::Acknowledged;
+        self.acknowledged.push(RowId { shard: held.shard, id });
+        self.sent -= 1;
+        let order_id = held.order_id;
+        self.proceed(order_id);
+        true
+    }
+
+    /// The broker did not take the row: its order waits until it is tried again or parked. None when no such row was sent.
+    pub fn refused(&mut self, id: i64) -> Option<RowId> {
+        let held = self.rows.get_mut(&id).filter(|held| held.stage == Stage::Sent)?;
+        held.stage = Stage::Refused;
+        self.sent -= 1;
+        Some(RowId { shard: held.shard, id })
+    }
+
+    /// True while the row is refused and neither tried again nor parked.
+    #[must_use]
+    pub fn is_refused(&self, row: &RowId) -> bool {
+        self.rows.get(&row.id).is_some_and(|held| held.stage == Stage::Refused)
+    }
+
+    /// A refused row was handed to the producer again.
+    pub fn tried(&mut self, row: RowId) {
+        self.stage(row.id, Stage::Sent);
+        self.sent += 1;
+    }
+
+    /// A refused row is no longer in the outbox; its order goes on with the next one.
+    pub fn forget(&mut self, row: RowId) {
+        if let Some(held) = self.rows.remove(&row.id) {
+            self.proceed(held.order_id);
+        }
+    }
+
+    /// The order of the row is parked: what is in hand of it is let go. Answers the order.
+    pub fn drop_order(&mut self, row: RowId) -> Option<Uuid> {
+        let order_id = self.rows.get(&row.id)?.order_id;
+        self.rows.retain(|_, held| held.order_id != order_id || held.stage == Stage::Acknowledged);
+        self.orders.remove(&order_id);
+        self.crowded.remove(&order_id);
+        self.generation += 1;
+        Some(order_id)
+    }
+
+    /// The producer is gone: whatever the broker neither acknowledged nor refused is to be read and sent again.
+    pub fn restart(&mut self) {
+        self.rows.retain(|_, held| matches!(held.stage, Stage::Acknowledged | Stage::Refused));
+        self.orders.clear();
+        for held in self.rows.values().filter(|held| held.stage == Stage::Refused) {
+            let lane = Lane { shard: held.shard, busy: true, waiting: VecDeque::new() };
+            self.orders.insert(held.order_id, lane);
+        }
+        self.due.clear();
+        self.crowded.clear();
+        self.sent = 0;
+        self.generation += 1;
+    }
+
+    /// Lets go of shards that are led no longer: their new leader reads them. What is sent stays in hand until the broker
+    /// answers.
+    pub fn keep_shards(&mut self, led: impl Fn(i16) -> bool) {
+        if self.orders.values().all(|lane| led(lane.shard)) {
+            return;
+        }
+        self.rows
+            .retain(|_, held| matches!(held.stage, Stage::Sent | Stage::Acknowledged) || led(held.shard));
+        let sent = self.rows.values().filter(|held| held.stage == Stage::Sent);
+        let sent: HashSet<Uuid> = sent.map(|held| held.order_id).collect();
+        self.orders.retain(|order_id, lane| {
+            if !led(lane.shard) {
+                lane.waiting.clear();
+            }
+            led(lane.shard) || sent.contains(order_id)
+        });
+        let orders = &self.orders;
+        self.due.retain(|order_id| orders.get(order_id).is_some_and(|lane| !lane.waiting.is_empty()));
+        self.crowded.retain(|order_id| orders.contains_key(order_id));
+        self.generation += 1;
+    }
+
+    /// Rows that the broker has and the outbox still holds, to be deleted; each is given out once.
+    pub fn take_acknowledged(&mut self) -> Vec<RowId> {
+        std::mem::take(&mut self.acknowledged)
+    }
+
+    /// The rows could not be deleted: they are to be tried again.
+    pub fn not_deleted(&mut self, rows: Vec<RowId>) {
+        self.acknowledged.extend(rows);
     }
 
     /// The rows left the outbox.
     pub fn deleted(&mut self, rows: &[RowId]) {
         for row in rows {
-            self.acknowledged.remove(row);
+            self.rows.remove(&row.id);
         }
     }
 
-    /// Ids that a read must skip.
-    #[must_use]
-    pub fn ids(&self) -> Vec<i64> {
-        self.sent.iter().chain(&self.acknowledged).map(|row| row.id).collect()
+    /// True when an order that was left out of reads has caught up since the last call: a read is due.
+    pub fn take_uncrowded(&mut self) -> bool {
+        std::mem::take(&mut self.uncrowded)
     }
 
-    /// True while a row of the shard is on its way.
+    /// Shards of which a row is in hand.
     #[must_use]
-    pub fn holds(&self, shard: i16) -> bool {
-        let rows = RowId { shard, id: i64::MIN }..=RowId { shard, id: i64::MAX };
-        self.sent.range(rows.clone()).next().is_some() || self.acknowledged.range(rows).next().is_some()
+    pub fn shards(&self) -> Vec<i16> {
+        let shards: BTreeSet<i16> = self.rows.values().map(|held| held.shard).collect();
+        shards.into_iter().collect()
+    }
+
+    /// Acknowledged rows that were not given out to be deleted.
+    #[must_use]
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged.len()
     }
 
     /// True while the producer has rows that the broker has not acknowledged.
     #[must_use]
     pub fn awaits_broker(&self) -> bool {
-        !self.sent.is_empty()
+        self.sent > 0
     }
 
-    /// Rows on their way.
+    /// Rows in hand.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.sent.len() + self.acknowledged.len()
+        self.rows.len()
     }
 
     /// True when none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.rows.is_empty()
+    }
+
+    /// The order's row ahead is done with: the next one is due.
+    fn proceed(&mut self, order_id: Uuid) {
+        let Entry::Occupied(mut lane) = self.orders.entry(order_id) else { return };
+        lane.get_mut().busy = false;
+        if lane.get().waiting.is_empty() {
+            lane.remove();
+            self.uncrowded |= self.crowded.remove(&order_id);
+        } else {
+            self.due.push_back(order_id);
+        }
+    }
+
+    fn stage(&mut self, id: i64, stage: Stage) {
+        if let Some(held) = self.rows.get_mut(&id) {
+            held.stage = stage;
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use rdkafka::types::RDKafkaErrorCode;
-
-    use super::*;
-
-    fn row(shard: i16, id: i64) -> RowId {
-        RowId { shard, id }
-    }
-
-    fn delivered(row: RowId) -> Delivery {
-        Delivery { row, outcome: Ok(()) }
-    }
-
-    fn failed(row: RowId) -> Delivery {
-        Delivery { row, outcome: Err(KafkaError::MessageProduction(RDKafkaErrorCode::Fatal)) }
-    }
-
-    #[test]
-    fn a_row_is_skipped_from_its_sending_until_its_deletion() {
-        let mut in_flight = InFlight::default();
-        in_flight.sent(row(3, 7));
-        assert_eq!(in_flight.ids(), [7]);
-        in_flight.delivered(vec![delivered(row(3, 7))]);
-        assert_eq!(in_flight.ids(), [7], "acknowledged, but still in the outbox");
-        assert!(in_flight.holds(3) && !in_flight.holds(2) && !in_flight.awaits_broker());
-        in_flight.deleted(&[row(3, 7)]);
-        assert!(in_flight.is_empty() && !in_flight.holds(3));
-    }
-
-    #[test]
-    fn a_restart_sends_again_what_was_not_acknowledged_and_nothing_else() {
-        let mut in_flight = InFlight::default();
-        for id in 1..=4 {
-            in_flight.sent(row(0, id));
-        }
-        let (count, failure) =
-            in_flight.delivered(vec![delivered(row(0, 1)), failed(row(0, 2)), failed(row(0, 3))]);
-        assert_eq!((count, failure.map(|(row, _)| row.id)), (1, Some(2)));
-        in_flight.restart(vec![delivered(row(0, 4))]);
-        assert_eq!(in_flight.ids(), [1, 4], "these are only to be deleted; 2 and 3 are read again");
-    }
-}
+mod tests;

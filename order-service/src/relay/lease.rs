@@ -17,7 +17,7 @@ const RENEWALS_PER_LEASE: u32 = 3;
 const MEMBER_RETENTION_SECONDS: f64 = 3600.0;
 
 /// The leases of one replica.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Leases {
     owner: String,
     ttl: Duration,
@@ -51,6 +51,18 @@ impl Leases {
     #[must_use]
     pub fn led(&self) -> i64 {
         i64::try_from(self.held.len()).unwrap_or(i64::MAX)
+    }
+
+    /// Every shard led.
+    #[must_use]
+    pub fn held(&self) -> Vec<i16> {
+        self.held.iter().copied().collect()
+    }
+
+    /// True when the shard is led, or was when this was last asked for.
+    #[must_use]
+    pub fn leads(&self, shard: i16) -> bool {
+        self.held.contains(&shard)
     }
 
     /// When a renewal is due: says that this replica lives, renews what it leads, lets go what is above its share and

@@ -1,18 +1,24 @@
-//! How long the relay waits between rounds: notified for latency, polling for truth.
+//! When the relay reads, deletes and looks after its leases: notified for latency, polling for truth.
 
 use std::time::{Duration, Instant};
 
 use runtime::shutdown::CancellationToken;
 use tokio::sync::Notify;
 
-use super::Round;
-use super::publish::Publisher;
-
-/// Shortest time from one round to the next unless a page was full, and the first poll: at most 500 rounds a second,
-/// and what commits within it shares a round.
-const POLL_MIN: Duration = Duration::from_millis(2);
-/// Longest poll: how late an event may be noticed that another replica's request recorded.
+/// Shortest time from one read to the next unless a page was full, and the first poll: at most a thousand reads a second,
+/// and what commits within it shares a read.
+const POLL_MIN: Duration = Duration::from_millis(1);
+/// Longest poll: how late an event may be noticed that nobody announced.
 const POLL_MAX: Duration = Duration::from_millis(200);
+/// Shortest time between two looks at acknowledgements: they come one by one, and nothing but the next event of the same
+/// order waits for them.
+const LOOK_MIN: Duration = Duration::from_millis(1);
+/// How long an acknowledged row waits for others to be deleted with it.
+const DELETE_AFTER: Duration = Duration::from_millis(20);
+/// Acknowledged rows that are deleted without waiting for more: from there on a larger statement gains little.
+const DELETE_AT_ONCE: usize = 500;
+/// Time from one look at leases and parked orders to the next.
+const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// First pause after a failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest pause after a failure: how late the relay notices that all is well again.
@@ -42,75 +48,144 @@ impl Backoff {
     }
 }
 
-/// What to wait for before the next round.
+/// What a read found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Next {
-    /// Nothing: a page was full.
-    AtOnce,
-    /// A commit, a delivery or the poll.
-    Poll,
-    /// A delivery: there is no room for more.
-    Room,
-    /// The pause after a failure.
-    Pause(Duration),
+pub(super) enum Found {
+    /// A shard's page was full: there is more.
+    More,
+    /// Some rows, and no more of them now.
+    Some,
+    /// No rows.
+    None,
 }
 
-/// The rhythm of the rounds.
+/// The rhythm of the relay.
 #[derive(Debug)]
 pub(super) struct Pace {
-    began: Instant,
+    read_began: Instant,
+    read_at: Instant,
     poll: Duration,
-    next: Next,
+    /// An event was announced since the last read began.
+    announced: bool,
+    delete_at: Option<Instant>,
+    upkeep_at: Instant,
+    paused_until: Option<Instant>,
+    backoff: Backoff,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { began: Instant::now(), poll: POLL_MIN, next: Next::AtOnce }
+        let now = Instant::now();
+        Self {
+            read_began: now,
+            read_at: now,
+            poll: POLL_MIN,
+            announced: false,
+            delete_at: None,
+            upkeep_at: now,
+            paused_until: None,
+            backoff: Backoff::default(),
+        }
     }
 }
 
 impl Pace {
-    /// A round begins.
-    pub(super) fn begin(&mut self) {
-        self.began = Instant::now();
+    /// An event was recorded, or may be read now: a read is due.
+    pub(super) fn announce(&mut self) {
+        self.announced = true;
+        self.read_at = self.read_at.min(self.read_began + POLL_MIN);
     }
 
-    /// The round ended well.
-    pub(super) fn after(&mut self, round: Round) {
-        (self.next, self.poll) = match round {
-            Round::More => (Next::AtOnce, POLL_MIN),
-            Round::Some => (Next::Poll, POLL_MIN),
-            Round::None => (Next::Poll, (self.poll * 2).min(POLL_MAX)),
-            Round::Full => (Next::Room, POLL_MIN),
+    /// True when a read is due.
+    pub(super) fn reads(&self, now: Instant) -> bool {
+        self.read_at <= now && !self.is_paused(now)
+    }
+
+    /// A read begins.
+    pub(super) fn read_begins(&mut self, now: Instant) {
+        (self.read_began, self.announced) = (now, false);
+    }
+
+    /// The read ended well.
+    pub(super) fn read_ended(&mut self, found: Found) {
+        self.poll = match found {
+            Found::More | Found::Some => POLL_MIN,
+            Found::None => (self.poll * 2).min(POLL_MAX),
         };
+        self.read_at = match found {
+            Found::More => self.read_began,
+            _ if self.announced => self.read_began + POLL_MIN,
+            Found::Some | Found::None => self.read_began + self.poll,
+        };
+        self.worked();
     }
 
-    /// The round failed.
-    pub(super) fn failed(&mut self, pause: Duration) {
-        self.next = Next::Pause(pause);
-    }
-
-    /// Waits for the next round.
-    pub(super) async fn wait(&self, wake: &Notify, publisher: &Publisher, stop: &CancellationToken) {
-        match self.next {
-            Next::AtOnce => return,
-            Next::Poll => tokio::select! {
-                () = wake.notified() => {}
-                () = publisher.delivered() => {}
-                () = tokio::time::sleep(self.poll) => {}
-                () = stop.cancelled(), if !stop.is_cancelled() => {}
-            },
-            Next::Room => tokio::select! {
-                () = publisher.delivered() => {}
-                () = tokio::time::sleep(POLL_MAX) => {}
-            },
-            Next::Pause(pause) => tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = stop.cancelled(), if !stop.is_cancelled() => {}
-            },
+    /// True when `acknowledged` rows are to be deleted now; `pressing` when someone waits for it.
+    pub(super) fn deletes(&mut self, now: Instant, acknowledged: usize, pressing: bool) -> bool {
+        if acknowledged == 0 {
+            self.delete_at = None;
+            return false;
         }
-        tokio::time::sleep_until((self.began + POLL_MIN).into()).await;
+        let due = *self.delete_at.get_or_insert(now + DELETE_AFTER);
+        (pressing || acknowledged >= DELETE_AT_ONCE || due <= now) && !self.is_paused(now)
     }
+
+    /// True when leases and parked orders are to be looked after.
+    pub(super) fn keeps(&self, now: Instant) -> bool {
+        self.upkeep_at <= now && !self.is_paused(now)
+    }
+
+    /// They were.
+    pub(super) fn kept(&mut self, now: Instant) {
+        self.upkeep_at = now + UPKEEP_EVERY;
+        self.worked();
+    }
+
+    /// A statement did what it should.
+    pub(super) fn worked(&mut self) {
+        self.paused_until = None;
+        self.backoff.reset();
+    }
+
+    /// A statement failed: none begins for a while.
+    pub(super) fn failed(&mut self, now: Instant) {
+        if !self.is_paused(now) {
+            self.paused_until = Some(now + self.backoff.next());
+        }
+    }
+
+    /// Waits until something is to be done. `reading` says whether a read could begin when it is due.
+    pub(super) async fn wait(&mut self, reading: bool, signals: &Signals, stop: &CancellationToken) {
+        let now = Instant::now();
+        let due = [reading.then_some(self.read_at), self.delete_at, Some(self.upkeep_at)];
+        let due = due.into_iter().flatten().min().unwrap_or(now).max(self.paused_until.unwrap_or(now));
+        let delivered = async {
+            signals.delivered.notified().await;
+            tokio::time::sleep_until((now + LOOK_MIN).into()).await;
+        };
+        tokio::select! {
+            () = signals.recorded.notified() => self.announce(),
+            () = signals.answered.notified() => {}
+            () = delivered => {}
+            () = tokio::time::sleep_until(due.min(now + POLL_MAX).into()) => {}
+            () = stop.cancelled(), if !stop.is_cancelled() => self.announce(),
+        }
+    }
+
+    fn is_paused(&self, now: Instant) -> bool {
+        self.paused_until.is_some_and(|until| now < until)
+    }
+}
+
+/// What may end a wait.
+#[derive(Clone, Debug)]
+pub(super) struct Signals {
+    /// An event was recorded.
+    pub(super) recorded: std::sync::Arc<Notify>,
+    /// A statement was answered.
+    pub(super) answered: std::sync::Arc<Notify>,
+    /// The producer reported deliveries.
+    pub(super) delivered: std::sync::Arc<Notify>,
 }
 
 #[cfg(test)]
@@ -119,15 +194,51 @@ mod tests {
 
     #[test]
     fn polls_slow_down_while_nothing_comes_and_are_quick_again_at_once() {
-        let mut pace = Pace::default();
+        let (mut pace, now) = (Pace::default(), Instant::now());
         for _ in 0..10 {
-            pace.after(Round::None);
+            pace.read_begins(now);
+            pace.read_ended(Found::None);
         }
-        assert_eq!((pace.next, pace.poll), (Next::Poll, POLL_MAX));
-        pace.after(Round::Some);
-        assert_eq!((pace.next, pace.poll), (Next::Poll, POLL_MIN));
-        pace.after(Round::More);
-        assert_eq!(pace.next, Next::AtOnce);
+        assert!(!pace.reads(now) && pace.reads(now + POLL_MAX));
+        pace.announce();
+        assert!(pace.reads(now + POLL_MIN), "announced");
+        pace.read_begins(now);
+        pace.read_ended(Found::Some);
+        assert!(!pace.reads(now) && pace.reads(now + POLL_MIN));
+        pace.read_begins(now);
+        pace.read_ended(Found::More);
+        assert!(pace.reads(now), "at once while pages are full");
+    }
+
+    #[test]
+    fn what_is_announced_during_a_read_is_read_by_the_next_one() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        for _ in 0..10 {
+            pace.read_begins(now);
+            pace.read_ended(Found::None);
+        }
+        pace.read_begins(now);
+        pace.announce();
+        pace.read_ended(Found::None);
+        assert!(pace.reads(now + POLL_MIN));
+    }
+
+    #[test]
+    fn rows_are_deleted_together_unless_many_or_pressing() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert!(!pace.deletes(now, 0, true));
+        assert!(!pace.deletes(now, 1, false) && pace.deletes(now + DELETE_AFTER, 1, false));
+        assert!(pace.deletes(now, DELETE_AT_ONCE, false) && pace.deletes(now, 1, true));
+        assert!(!pace.deletes(now, 0, false) && !pace.deletes(now + DELETE_AFTER, 1, false), "waits anew");
+    }
+
+    #[test]
+    fn after_a_failure_nothing_begins_for_a_while() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert!(pace.reads(now + POLL_MIN) && pace.keeps(now + POLL_MIN));
+        pace.failed(now);
+        assert!(!pace.reads(now) && !pace.keeps(now) && !pace.deletes(now, DELETE_AT_ONCE, true));
+        assert!(pace.reads(now + BACKOFF_MIN));
     }
 
     #[test]

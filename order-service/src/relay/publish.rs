@@ -5,25 +5,37 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fail::fail_point;
 use order_events::partition_for;
-use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{ClientContext, Message};
 use runtime::kafka::KafkaConnection;
+use sqlx::types::Uuid;
 use tokio::sync::Notify;
 
 use super::error::RelayError;
-use super::in_flight::{Delivery, InFlight, RowId};
+use super::in_flight::InFlight;
 use super::read::OutboxRow;
+use super::trial::Trial;
 use crate::config::RelayConfig;
 
 /// Milliseconds a batch waits for company: under load a round fills batches by itself, alone an event waits no longer.
 const LINGER_MILLIS: &str = "2";
+/// Events handed over before others get their turn on the thread: about a millisecond's work.
+const AT_A_TIME: usize = 256;
+/// Largest batch, in bytes before compression: librdkafka's default, a little below what a topic takes by default.
+pub const BATCH_BYTES: u32 = 1_000_000;
+/// Size below which batches are not made smaller, whatever the topic refuses.
+const BATCH_BYTES_MIN: u32 = 4096;
 /// Longest pause between attempts to reach a broker: one that is back is noticed within this.
 const RECONNECT_MAX_MILLIS: &str = "2000";
+/// Why an id and what librdkafka carries for it are one another's equal.
+const IDS: &str = "ids count up from 1, and a pointer has 64 bits";
+/// Why there is a producer.
+const TAKEN: &str = "the producer is taken only by drop";
 /// Memory for unsent events in librdkafka, in KiB; beyond it a round ends early.
 const QUEUE_KBYTES: &str = "131072";
 
@@ -41,7 +53,7 @@ type RelayProducer = ThreadedProducer<ReportTo>;
 #[derive(Debug)]
 struct Reports {
     inner: Mutex<Inner>,
-    arrived: Notify,
+    arrived: Arc<Notify>,
     unreachable: AtomicBool,
 }
 
@@ -52,37 +64,75 @@ struct Inner {
     last_progress: Instant,
 }
 
+/// The next smaller size of a batch, for a topic that refuses larger ones.
+#[must_use]
+pub fn smaller_batch(bytes: u32) -> u32 {
+    (bytes / 2).max(BATCH_BYTES_MIN)
+}
+
+/// What became of a row that was sent.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The row's id.
+    pub id: i64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What the producer says of a row.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The broker has it.
+    Delivered,
+    /// librdkafka takes it for delivered since a later request was; the broker did not say so. Where a broker knows nothing
+    /// of the producer it takes a later request though it refused the one before, which would be lost
+    /// (confluent-kafka-go#921). Such a report names no offset.
+    Unconfirmed,
+    /// It is not delivered.
+    Failed(KafkaError),
+}
+
 /// What came of handing rows over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sent {
-    /// The producer's queue was full; the rows from there on were left for a later read.
-    pub queue_full: bool,
+pub(super) enum Sent {
+    /// Everything that was due.
+    All,
+    /// As many as are handed over at a time; more are due.
+    Some,
+    /// As many as the producer's memory holds; the next ones are due once some are delivered.
+    Full,
 }
 
 impl Publisher {
-    /// A producer for the topic of `config`.
+    /// A producer for the topic of `config` that sends batches of up to `batch_bytes` and notifies `arrived` of deliveries.
     ///
     /// # Errors
     /// When librdkafka refuses the settings. An unreachable cluster is no error: events wait.
-    pub fn connect(kafka: &KafkaConnection, config: &RelayConfig) -> Result<Self, RelayError> {
+    pub fn connect(
+        kafka: &KafkaConnection,
+        config: &RelayConfig,
+        batch_bytes: u32,
+        arrived: Arc<Notify>,
+    ) -> Result<Self, RelayError> {
         let reports = Arc::new(Reports {
             inner: Mutex::new(Inner { deliveries: Vec::new(), fatal: None, last_progress: Instant::now() }),
-            arrived: Notify::new(),
+            arrived,
             unreachable: AtomicBool::new(false),
         });
         let mut settings = kafka.client_config(&format!("order-service-relay-{}", config.pod_name));
         settings
             .set("acks", "all")
             .set("enable.idempotence", "true")
-            // Whatever makes an event undeliverable stops the producer before a later event of its order passes it.
-            .set("enable.gapless.guarantee", "true")
-            // One request at a time per broker: where a broker knows nothing of a producer yet (a new topic, a new leader, a
-            // state that expired), it takes whichever batch comes first, so a refused batch could be passed by the next
-            // one in flight (KAFKA-15591).
-            .set("max.in.flight.requests.per.connection", "1")
+            // As many as idempotence allows. Requests may change places, as where a broker knows nothing of a producer yet
+            // and takes whichever comes first (KAFKA-15591): they hold no two events of one order.
+            .set("max.in.flight.requests.per.connection", "5")
+            // For the same reason an event that is refused needs not stop the producer before the next one: no later
+            // event of its order is there to pass it.
+            .set("enable.gapless.guarantee", "false")
             // Never give up on an event: a timed-out one would leave a gap that later ones pass through.
             .set("message.timeout.ms", "0")
             .set("compression.type", "lz4")
+            .set("batch.size", batch_bytes.to_string())
             .set("linger.ms", LINGER_MILLIS)
             .set("reconnect.backoff.max.ms", RECONNECT_MAX_MILLIS)
             .set("queue.buffering.max.messages", config.relay_max_in_flight.max(1).to_string())
@@ -93,47 +143,91 @@ impl Publisher {
         Ok(Self { producer: Some(Arc::new(producer)), reports, topic, stall })
     }
 
-    /// Hands the rows over in their order, each to the partition that its key maps to among `partitions`.
+    /// Hands over what is due, about a thread's fair share of it, each event to the partition that its key maps to among `partitions`.
     ///
     /// # Errors
-    /// When the producer does not take a row; it and those after it are not in flight then.
-    pub fn publish(
+    /// When the producer does not take an event; it and those after it are due still.
+    pub(super) fn publish(
         &self,
-        rows: Vec<OutboxRow>,
         partitions: i32,
         in_flight: &mut InFlight,
+        trial: &mut Trial,
     ) -> Result<Sent, RelayError> {
         if !in_flight.awaits_broker() {
             self.reports.lock().last_progress = Instant::now();
         }
-        let producer = self.producer();
-        for OutboxRow { row, order_id, headers, payload } in rows {
-            let key = order_id.to_string();
-            let record = BaseRecord::with_opaque_to(&self.topic, Box::new(row))
-                .key(&key)
-                .partition(partition_for(key.as_bytes(), partitions))
-                .headers(owned_headers(&headers))
-                .payload(&payload);
-            match producer.send(record) {
-                Ok(()) => in_flight.sent(row),
-                // Not one row further: a later row may be of the same order.
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                    return Ok(Sent { queue_full: true });
+        for _ in 0..AT_A_TIME {
+            let Some(row) = in_flight.next_due() else { return Ok(Sent::All) };
+            let id = row.row.id;
+            match self.send(row, partitions) {
+                Ok(()) => {}
+                // It does not fit any request, and was never sent.
+                Err((source, _)) if Trial::concerns(&source) => {
+                    if let Some(row) = in_flight.refused(id) {
+                        trial.refuse(row, source);
+                    }
                 }
-                Err((source, _)) => return Err(RelayError::Produce { id: row.id, source }),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), row)) => {
+                    in_flight.put_back(row);
+                    return Ok(Sent::Full);
+                }
+                Err((source, row)) => {
+                    in_flight.put_back(row);
+                    return Err(RelayError::Produce { id, source });
+                }
             }
         }
-        Ok(Sent { queue_full: false })
+        Ok(Sent::Some)
+    }
+
+    /// Hands over rows that were refused before, and nothing else.
+    ///
+    /// # Errors
+    /// When the producer does not take one for a reason that is not the event's.
+    pub(super) fn retry(
+        &self,
+        rows: Vec<OutboxRow>,
+        partitions: i32,
+        in_flight: &mut InFlight,
+        trial: &mut Trial,
+    ) -> Result<(), RelayError> {
+        self.reports.lock().last_progress = Instant::now();
+        for row in rows {
+            let row_id = row.row;
+            match self.send(row, partitions) {
+                Ok(()) => in_flight.tried(row_id),
+                Err((source, _)) if Trial::concerns(&source) => trial.refuse(row_id, source),
+                Err((source, _)) => return Err(RelayError::Produce { id: row_id.id, source }),
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::result_large_err, reason = "the row goes back to where it came from")]
+    fn send(&self, row: OutboxRow, partitions: i32) -> Result<(), (KafkaError, OutboxRow)> {
+        let OutboxRow { row, order_id, headers, payload } = row;
+        let mut buffer = Uuid::encode_buffer();
+        let key: &str = order_id.hyphenated().encode_lower(&mut buffer);
+        let record = BaseRecord::with_opaque_to(&self.topic, opaque(row.id))
+            .key(key)
+            .partition(partition_for(key.as_bytes(), partitions))
+            .headers(headers)
+            .payload(&payload);
+        let (source, headers) = match self.producer.as_ref().expect(TAKEN).send(record) {
+            Ok(()) => {
+                fail_point!("relay::after_produce");
+                return Ok(());
+            }
+            Err((source, refused)) => {
+                (source, refused.headers.expect("a record not taken keeps its headers"))
+            }
+        };
+        Err((source, OutboxRow { row, order_id, headers, payload }))
     }
 
     /// What became of rows since the last call.
     pub fn take_deliveries(&self) -> Vec<Delivery> {
         std::mem::take(&mut self.reports.lock().deliveries)
-    }
-
-    /// Resolves once there are deliveries to take.
-    pub async fn delivered(&self) {
-        self.reports.arrived.notified().await;
     }
 
     /// Whether the producer can go on.
@@ -154,7 +248,7 @@ impl Publisher {
 
     /// The producer, for its metadata.
     pub(super) fn producer(&self) -> Arc<RelayProducer> {
-        self.producer.clone().expect("the producer is taken only by drop")
+        self.producer.clone().expect(TAKEN)
     }
 }
 
@@ -170,10 +264,8 @@ impl Drop for Publisher {
     }
 }
 
-fn owned_headers(headers: &[(String, String)]) -> OwnedHeaders {
-    headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |owned, (key, value)| {
-        owned.insert(Header { key, value: Some(value) })
-    })
+fn opaque(id: i64) -> usize {
+    usize::try_from(id).expect(IDS)
 }
 
 impl Reports {
@@ -211,21 +303,30 @@ impl ClientContext for ReportTo {
 }
 
 impl ProducerContext for ReportTo {
-    type DeliveryOpaque = Box<RowId>;
+    // The row's id itself: no allocation for each event.
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, row: Box<RowId>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
         let Self(reports) = self;
+        let id = i64::try_from(id).expect(IDS);
         let outcome = match result {
-            Ok(_) => Ok(()),
-            Err((error, _)) => Err(error.clone()),
+            Ok(message) if message.offset() >= 0 => Outcome::Delivered,
+            Ok(_) => Outcome::Unconfirmed,
+            Err((error, _)) => Outcome::Failed(error.clone()),
         };
-        if outcome.is_ok() && reports.unreachable.swap(false, Ordering::Relaxed) {
+        if matches!(outcome, Outcome::Delivered) && reports.unreachable.swap(false, Ordering::Relaxed) {
             tracing::info!("Kafka is back");
         }
         let mut inner = reports.lock();
-        inner.last_progress = Instant::now();
-        inner.deliveries.push(Delivery { row: *row, outcome });
+        // They come in runs, and whoever was notified of the first takes them all.
+        let first = inner.deliveries.is_empty();
+        if first {
+            inner.last_progress = Instant::now();
+        }
+        inner.deliveries.push(Delivery { id, outcome });
         drop(inner);
-        reports.arrived.notify_one();
+        if first {
+            reports.arrived.notify_one();
+        }
     }
 }

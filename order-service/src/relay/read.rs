@@ -1,27 +1,48 @@
 //! Reads the heads of the led shards: what is due to be sent, in the order in which it is to be sent.
 
-use sqlx::PgPool;
+use std::borrow::Cow;
+
+use fail::fail_point;
+use futures::{StreamExt, TryStreamExt};
+use rdkafka::message::{Header, OwnedHeaders};
+use serde::Deserialize;
+use sqlx::postgres::PgRow;
 use sqlx::types::{Json, Uuid};
+use sqlx::{PgPool, Row};
 
 use super::error::bounded;
-use super::in_flight::{InFlight, RowId};
+use super::in_flight::{RowId, Skip};
+use super::pace::Found;
 use crate::store::DatabaseError;
 
 /// An event as it waits in the outbox.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct OutboxRow {
     /// Where it stands.
     pub row: RowId,
     /// The record's key, as UUID.
     pub order_id: Uuid,
     /// The record's headers, in order.
-    pub headers: Vec<(String, String)>,
+    pub headers: OwnedHeaders,
     /// The record's value.
     pub payload: Vec<u8>,
 }
 
+/// What to read.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// Shards to read; no two reads of one shard run at once.
+    pub(super) shards: Vec<i16>,
+    /// What is in hand or parked.
+    pub(super) skip: Skip,
+    /// About how many rows in all.
+    pub(super) limit: usize,
+    /// The service had been told to stop before: what this read does not find, no request will record any more.
+    pub(super) last: bool,
+}
+
 /// The rows at the heads.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Default, Debug)]
 pub struct Heads {
     /// By shard, and within it by id.
     pub rows: Vec<OutboxRow>,
@@ -29,45 +50,85 @@ pub struct Heads {
     pub more: bool,
 }
 
-/// The first rows of each shard that are not in flight, about `limit` in all.
+impl Heads {
+    pub(super) fn found(&self) -> Found {
+        match (self.rows.is_empty(), self.more) {
+            (true, _) => Found::None,
+            (false, true) => Found::More,
+            (false, false) => Found::Some,
+        }
+    }
+}
+
+/// A header as the outbox keeps it, still in the row's buffer: two allocations less for each of nine.
+#[derive(Deserialize)]
+struct Stored<'a>(#[serde(borrow)] Cow<'a, str>, #[serde(borrow)] Cow<'a, str>);
+
+/// The first rows of each shard that are not to be skipped, about `limit` in all.
 ///
 /// One statement, hence one snapshot: whoever sees an order's later row in it sees its earlier ones. Always from the
-/// head; what is in flight is skipped by its id.
-///
-/// # Errors
-/// When the database fails.
-pub(super) async fn heads(
-    pool: &PgPool,
-    shards: &[i16],
-    in_flight: &InFlight,
-    limit: usize,
-) -> Result<Heads, DatabaseError> {
+/// head; what is in hand is skipped by its id. The ids to skip are a subquery because that is hashed by every version of
+/// PostgreSQL, while `<> all` compares one by one before 15.
+pub(super) async fn heads(pool: PgPool, request: Request) -> (Request, Result<Heads, DatabaseError>) {
+    let found = fetch(&pool, &request).await;
+    fail_point!("relay::after_read");
+    (request, found)
+}
+
+async fn fetch(pool: &PgPool, Request { shards, skip, limit, .. }: &Request) -> Result<Heads, DatabaseError> {
     if shards.is_empty() {
         return Ok(Heads::default());
     }
     let page = limit.div_ceil(shards.len());
-    let statement = sqlx::query_as(
+    let statement = sqlx::query(
         "select head.shard, head.id, head.order_id, head.headers, head.payload
          from unnest($1::smallint[]) as led (shard)
          cross join lateral (
-             select * from outbox where outbox.shard = led.shard and outbox.id <> all($2) order by outbox.id limit $3
-         ) as head
-         order by head.shard, head.id",
+             select shard, id, order_id, headers, payload from outbox
+             where outbox.shard = led.shard
+               and outbox.id not in (select unnest($2::bigint[]))
+               and outbox.order_id not in (select unnest($3::uuid[]))
+             order by outbox.id limit $4
+         ) as head",
     )
     .bind(shards)
-    .bind(in_flight.ids())
+    .bind(&skip.ids)
+    .bind(&skip.orders)
     .bind(i64::try_from(page).unwrap_or(i64::MAX));
-    type Columns = (i16, i64, Uuid, Json<Vec<(String, String)>>, Vec<u8>);
-    let found: Vec<Columns> = bounded("read the outbox", statement.fetch_all(pool)).await?;
-    let more = found.chunk_by(|a, b| a.0 == b.0).any(|shard| shard.len() >= page);
-    let rows = found
-        .into_iter()
-        .map(|(shard, id, order_id, Json(headers), payload)| OutboxRow {
-            row: RowId { shard, id },
-            order_id,
-            headers,
-            payload,
-        })
-        .collect();
+    // Row by row, so that a large page does not keep a thread from everything else.
+    let fetched = statement.fetch(pool).map(|row| outbox_row(&row?)).try_collect();
+    let mut rows: Vec<OutboxRow> = bounded("read the outbox", fetched).await?;
+    // As they come anyway; but no join promises it.
+    rows.sort_by_key(|row| row.row);
+    let more = rows.chunk_by(|a, b| a.row.shard == b.row.shard).any(|shard| shard.len() >= page);
     Ok(Heads { rows, more })
+}
+
+/// The named rows, as far as the outbox still has them.
+///
+/// # Errors
+/// When the database fails.
+pub(super) async fn rows(pool: &PgPool, rows: &[RowId]) -> Result<Vec<OutboxRow>, DatabaseError> {
+    let (shards, ids): (Vec<i16>, Vec<i64>) = rows.iter().map(|row| (row.shard, row.id)).unzip();
+    let statement = sqlx::query(
+        "select shard, id, order_id, headers, payload from outbox
+         where (shard, id) in (select * from unnest($1::smallint[], $2::bigint[])) order by shard, id",
+    );
+    let statement = statement.bind(shards).bind(ids);
+    let fetched = async { statement.fetch_all(pool).await?.iter().map(outbox_row).collect() };
+    bounded("read refused events", fetched).await
+}
+
+fn outbox_row(row: &PgRow) -> sqlx::Result<OutboxRow> {
+    let Json(stored): Json<Vec<Stored<'_>>> = row.try_get(3)?;
+    let headers =
+        stored.iter().fold(OwnedHeaders::new_with_capacity(stored.len()), |headers, Stored(key, value)| {
+            headers.insert(Header { key, value: Some(value.as_ref()) })
+        });
+    Ok(OutboxRow {
+        row: RowId { shard: row.try_get(0)?, id: row.try_get(1)? },
+        order_id: row.try_get(2)?,
+        headers,
+        payload: row.try_get::<&[u8], _>(4)?.to_owned(),
+    })
 }

@@ -40,10 +40,20 @@ pub fn connect_options(url: &Secret) -> anyhow::Result<PgConnectOptions> {
 /// A pool that connects when first asked.
 #[must_use]
 pub fn pool(options: &PgConnectOptions, max_connections: u32, acquire_timeout: Duration) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(max_connections)
-        .acquire_timeout(acquire_timeout)
+    pool_options(max_connections, acquire_timeout).connect_lazy_with(options.clone())
+}
+
+/// The relay's pool. Its connections are not asked for a sign of life before each statement: that is a round trip more
+/// for each, and a statement that fails is tried again anyway.
+#[must_use]
+pub fn relay_pool(options: &PgConnectOptions, max_connections: u32, acquire_timeout: Duration) -> PgPool {
+    pool_options(max_connections, acquire_timeout)
+        .test_before_acquire(false)
         .connect_lazy_with(options.clone())
+}
+
+fn pool_options(max_connections: u32, acquire_timeout: Duration) -> PgPoolOptions {
+    PgPoolOptions::new().max_connections(max_connections).acquire_timeout(acquire_timeout)
 }
 
 /// Whether the database answers at all.

@@ -103,12 +103,15 @@ impl Bench {
         config
     }
 
-    fn admin(&self) -> AdminClient<DefaultClientContext> {
+    pub(crate) fn admin(&self) -> AdminClient<DefaultClientContext> {
         self.client().create().unwrap()
     }
 
     pub(crate) async fn create_topic(&self, partitions: i32) {
-        let topic = NewTopic::new(&self.topic, partitions, TopicReplication::Fixed(1));
+        self.create_topic_with(NewTopic::new(&self.topic, partitions, TopicReplication::Fixed(1))).await;
+    }
+
+    pub(crate) async fn create_topic_with(&self, topic: NewTopic<'_>) {
         let made = self.admin().create_topics([&topic], &options()).await;
         let made =
             made.unwrap_or_else(|error| panic!("Kafka is unreachable at {}: {error}; {HINT}", self.kafka));
@@ -238,7 +241,7 @@ impl Bench {
     }
 }
 
-fn options() -> AdminOptions {
+pub(crate) fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(DEADLINE)).operation_timeout(Some(DEADLINE))
 }
 
@@ -341,10 +344,19 @@ impl Instance {
 }
 
 /// Waits until `condition` holds.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, condition: impl FnMut() -> F) {
+    until_within(DEADLINE, what, condition).await;
+}
+
+/// Waits at most `deadline` until `condition` holds.
+pub(crate) async fn until_within<F: Future<Output = bool>>(
+    deadline: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) {
     let started = Instant::now();
     while !condition().await {
-        assert!(started.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain until {what}");
+        assert!(started.elapsed() < deadline, "waited {deadline:?} in vain until {what}");
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

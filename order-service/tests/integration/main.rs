@@ -10,5 +10,7 @@ mod writer;
 mod serial;
 mod bad_input;
 mod concurrency;
+mod drain;
 mod events;
 mod faults;
+mod parking;

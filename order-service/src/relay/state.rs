@@ -1,0 +1,78 @@
+//! What outlives a producer: leases, what is in hand, what is known of refusals, and the statements under way.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::in_flight::{InFlight, RowId};
+use super::lease::Leases;
+use super::pace::{Pace, Signals};
+use super::park::Parked;
+use super::read::{Heads, Request};
+use super::task::Task;
+use super::trial::Trial;
+use super::upkeep::Upkeep;
+use super::{RelayError, publish};
+use crate::config::RelayConfig;
+use crate::store::DatabaseError;
+
+type Answer<T> = Result<T, DatabaseError>;
+
+/// The relay's own knowledge. Losing it, as in a crash, costs nothing but repetition.
+pub(super) struct State {
+    pub(super) leases: Leases,
+    pub(super) in_flight: InFlight,
+    pub(super) trial: Trial,
+    pub(super) parked: Parked,
+    pub(super) batch_bytes: u32,
+    pub(super) upkeep: Task<Answer<Upkeep>>,
+    pub(super) read: Task<(Request, Answer<Heads>)>,
+    pub(super) delete: Task<(Vec<RowId>, Answer<()>)>,
+    pub(super) pace: Pace,
+    pub(super) signals: Signals,
+    /// Everything recorded before the service was told to stop is in hand.
+    pub(super) caught_up: bool,
+}
+
+impl State {
+    pub(super) fn new(config: &RelayConfig, recorded: Arc<Notify>) -> Self {
+        let signals =
+            Signals { recorded, answered: Arc::new(Notify::new()), delivered: Arc::new(Notify::new()) };
+        Self {
+            leases: Leases::new(config.pod_name.clone(), config.relay_lease),
+            in_flight: InFlight::default(),
+            trial: Trial::default(),
+            parked: Parked::default(),
+            batch_bytes: publish::BATCH_BYTES,
+            upkeep: Task::default(),
+            read: Task::default(),
+            delete: Task::default(),
+            pace: Pace::default(),
+            signals,
+            caught_up: false,
+        }
+    }
+
+    /// The producer is gone, and with it whatever the broker has not answered for.
+    pub(super) fn restart(&mut self, error: Option<&RelayError>) {
+        self.in_flight.restart();
+        self.trial.restart();
+        self.caught_up = false;
+        self.pace.announce();
+        if matches!(error, Some(RelayError::BatchTooLarge)) {
+            self.batch_bytes = publish::smaller_batch(self.batch_bytes);
+        }
+    }
+
+    /// Rows that may still be taken in hand; zero while there is not room enough for a read to be worth it.
+    pub(super) fn room(&self, config: &RelayConfig) -> usize {
+        let (most, page) = (config.relay_max_in_flight as usize, config.relay_batch as usize);
+        let room = most.saturating_sub(self.in_flight.len()).min(page);
+        if room < page.min(most).div_ceil(2) { 0 } else { room }
+    }
+
+    /// True when nothing is left to do for a service that was told to stop.
+    pub(super) fn is_done(&self) -> bool {
+        self.caught_up && self.in_flight.is_empty() && !self.trial.is_on()
+    }
+}
