@@ -32,7 +32,7 @@ use problem::ApiError;
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// What the handlers share.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Api {
     /// The database.
     pub pool: PgPool,
@@ -60,5 +60,6 @@ pub fn router(api: Api, config: &HttpConfig) -> Router {
         .layer(middleware::from_fn_with_state(MaxBytes(MAX_BODY_BYTES), body::buffer))
         .layer(middleware::from_fn_with_state(Guard::new(*http_max_concurrent, *http_timeout), guard::guard))
         .layer(middleware::from_fn_with_state(metrics, guard::observe))
-        .with_state(api)
+        // Shared, since a router clones its state several times for every request.
+        .with_state(Arc::new(api))
 }

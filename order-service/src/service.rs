@@ -9,18 +9,19 @@ use runtime::metrics::Metrics;
 use runtime::shutdown::CancellationToken;
 use runtime::{admin, metrics};
 use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::catalogue;
-use crate::config::{Config, DatabaseConfig, HttpConfig, ListenConfig, WriterMode};
+use crate::config::{Config, DatabaseConfig, HttpConfig, ListenConfig};
 use crate::http::{self, Api};
 use crate::metrics::{ApiMetrics, RelayMetrics, WriterMetrics};
 use crate::monitor;
 use crate::relay::Relay;
 use crate::store::orders::PlaceSettings;
 use crate::store::{database, idempotency};
-use crate::writer::Writer;
+use crate::writer::{Connections, Writer};
 
 /// Connections of the relay, which reads, deletes and keeps its leases at once, and of the monitor.
 const RELAY_CONNECTIONS: u32 = 4;
@@ -62,8 +63,6 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         &config.database;
     let options = database::connect_options(database_url)?;
     let pool = database::pool(&options, *database_max_connections, *database_acquire_timeout);
-    let lanes = config.writer.writer_lanes.get();
-    let writer_pool = database::pool(&options, lanes, *database_acquire_timeout);
     let relay_pool = database::relay_pool(&options, RELAY_CONNECTIONS, *database_acquire_timeout);
     let health = Health::waiting_for(&[database::CONDITION, LISTENING]);
     let metrics = Metrics::default();
@@ -81,14 +80,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         }
         database::claim(&pool, &config.relay.topic).await?;
         health.met(database::CONDITION);
-        let parts = Parts {
-            pool,
-            writer_pool,
-            relay_pool,
-            health: health.clone(),
-            metrics,
-            shutdown: shutdown.clone(),
-        };
+        let (health, shutdown) = (health.clone(), shutdown.clone());
+        let parts = Parts { pool, options: options.clone(), relay_pool, health, metrics, shutdown };
         parts.serve(config, listeners.http).await
     };
     tokio::select! {
@@ -104,7 +97,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
 /// What the parts share.
 struct Parts {
     pool: PgPool,
-    writer_pool: PgPool,
+    options: PgConnectOptions,
     relay_pool: PgPool,
     health: Health,
     metrics: metrics::Metrics,
@@ -115,15 +108,15 @@ impl Parts {
     /// Serves requests and relays until shutdown; the writer ends after the last request, and the relay after the writer, so
     /// that it sees its events.
     async fn serve(self, config: Config, listener: TcpListener) -> anyhow::Result<()> {
-        let Self { pool, writer_pool, relay_pool, health, metrics, shutdown } = self;
-        let Config { http, database: _, writer, kafka, relay, currency, shutdown_grace } = config;
+        let Self { pool, options, relay_pool, health, metrics, shutdown } = self;
+        let Config { http, database, writer, kafka, relay, currency, shutdown_grace } = config;
         let wake = Arc::new(Notify::new());
         let relay_metrics = RelayMetrics::register(&metrics);
         let settings = PlaceSettings { currency: currency.into(), key_lifetime: writer.idempotency_ttl };
-        let orders_pool =
-            if writer.writer_mode == WriterMode::Combining { &writer_pool } else { &pool }.clone();
+        let connections =
+            Connections { pool: pool.clone(), options, timeout: database.database_acquire_timeout };
         let writer_metrics = WriterMetrics::register(&metrics);
-        let (orders, lanes) = Writer::new(&writer, orders_pool, settings, wake.clone(), writer_metrics);
+        let (orders, lanes) = Writer::new(&writer, connections, settings, wake.clone(), writer_metrics);
         let api = Api {
             pool: pool.clone(),
             writer: orders,
@@ -149,22 +142,28 @@ impl Parts {
             served
         };
         let writing = async {
-            tokio::select! {
-                () = lanes.run(writer_stop.clone()) => {}
+            let written = tokio::select! {
+                written = lanes.run(writer_stop.clone()) => written,
                 () = out_of_time(&writer_stop, writer_within) => {
                     tracing::warn!(?writer_within, "orders were still being written at the end of their time to drain");
+                    anyhow::Ok(())
                 }
-            }
+            };
             relay_stop.cancel();
+            written
         };
         health.met(LISTENING);
-        let work = async { tokio::join!(serving, writing, relay.run(relay_stop.clone(), relay_within)).0 };
+        let relaying = async {
+            relay.run(relay_stop.clone(), relay_within).await;
+            anyhow::Ok(())
+        };
+        let work = async { tokio::try_join!(serving, writing, relaying).map(drop) };
         let served = tokio::select! {
             ended = work => ended,
             () = monitor::watch(&relay_pool, &relay_metrics, &health) => Ok(()),
             () = idempotency::keep_swept(&pool, writer.idempotency_ttl) => Ok(()),
         };
-        for pool in [pool, writer_pool, relay_pool] {
+        for pool in [pool, relay_pool] {
             pool.close().await;
         }
         served

@@ -18,13 +18,14 @@ pub mod load;
 pub mod lane;
 pub mod error;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use runtime::shutdown::CancellationToken;
 use sqlx::PgPool;
-use tokio::sync::{Mutex, Notify, mpsc};
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::config::{WriterConfig, WriterMode};
@@ -41,50 +42,61 @@ use load::Load;
 const BUSY_WINDOW: Duration = Duration::from_secs(5);
 
 /// Where orders are placed; every handler has one.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Writer {
     mode: Mode,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Mode {
     Combining { queue: mpsc::Sender<Job>, load: Arc<Load>, metrics: WriterMetrics, max_wait: Duration },
     PerOrder { pool: PgPool, settings: PlaceSettings, wake: Arc<Notify> },
 }
 
+/// How the writer reaches the database.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    /// For orders that have a transaction each.
+    pub pool: PgPool,
+    /// For the lanes, which have a connection each.
+    pub options: PgConnectOptions,
+    /// Longest wait for one of those.
+    pub timeout: Duration,
+}
+
 /// What does the writing.
 #[derive(Debug)]
 pub struct Lanes {
-    count: NonZeroU32,
+    count: u32,
     work: Arc<Work>,
 }
 
 impl Writer {
-    /// A writer and its lanes, which write once they [run](Lanes::run). Lanes keep a connection of `pool` each.
+    /// A writer and its lanes, which write once they [run](Lanes::run).
     #[must_use]
     pub fn new(
         config: &WriterConfig,
-        pool: PgPool,
+        connections: Connections,
         settings: PlaceSettings,
         wake: Arc<Notify>,
         metrics: WriterMetrics,
     ) -> (Self, Lanes) {
+        let Connections { pool, options, timeout } = connections;
         let (queue, receiver) = mpsc::channel(config.queue_orders());
         let load = Arc::new(Load::new(config.writer_lanes, config.writer_batch));
-        let mode = match config.writer_mode {
-            WriterMode::Combining => Mode::Combining {
-                queue,
-                load: load.clone(),
-                metrics: metrics.clone(),
-                max_wait: config.writer_max_wait,
-            },
+        let (mode, count) = match config.writer_mode {
+            WriterMode::Combining => {
+                let (load, metrics, max_wait) = (load.clone(), metrics.clone(), config.writer_max_wait);
+                (Mode::Combining { queue, load, metrics, max_wait }, config.writer_lanes.get())
+            }
             WriterMode::PerOrder => {
-                Mode::PerOrder { pool: pool.clone(), settings: settings.clone(), wake: wake.clone() }
+                (Mode::PerOrder { pool, settings: settings.clone(), wake: wake.clone() }, 0)
             }
         };
         let work = Work {
             queue: Mutex::new(receiver),
-            pool,
+            options,
+            connect_timeout: timeout,
             settings,
             batch: config.batch_orders(),
             linger: config.writer_linger,
@@ -93,7 +105,7 @@ impl Writer {
             wake,
             stop: CancellationToken::new(),
         };
-        (Self { mode }, Lanes { count: config.writer_lanes, work: Arc::new(work) })
+        (Self { mode }, Lanes { count, work: Arc::new(work) })
     }
 
     /// Places the order; the answer comes after the commit.
@@ -108,8 +120,7 @@ impl Writer {
                 Ok(outcome)
             }
             Mode::Combining { queue, load, metrics, max_wait } => {
-                let waiting = queue.max_capacity() - queue.capacity();
-                let expected = load.expected_wait(waiting);
+                let expected = load.expected_wait(queue.max_capacity() - queue.capacity());
                 if expected > *max_wait {
                     return Err(WriterError::Overloaded { retry_after: expected });
                 }
@@ -132,28 +143,56 @@ impl Writer {
 }
 
 impl Lanes {
-    /// Writes until `stop`, and then what is still in the queue; nothing is taken into it any more.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Writes until `stop`, and then what is still in the queue; nothing is taken into it any more. Dropping the future ends
+    /// the lanes where they stand.
+    ///
+    /// The lanes have a thread of their own. Among thousands of connections that are ready, as in an overload, each of a
+    /// batch's round trips to the database would wait for its turn behind all of them, and the fewer orders were written
+    /// the more would be turned away; the kernel shares the processors out between threads, however many tasks one has.
+    ///
+    /// # Errors
+    /// When there can be no such thread, or it broke off.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let lanes = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let lanes = lanes.context("failed to start the writer")?;
+        let dropped = CancellationToken::new();
+        let _drops = dropped.clone().drop_guard();
+        let (ending, ended) = oneshot::channel();
+        let work = async move {
+            tokio::select! {
+                () = self.write(stop) => {}
+                () = dropped.cancelled_owned() => {}
+            }
+        };
+        std::thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || {
+                lanes.block_on(work);
+                let _ = ending.send(());
+            })
+            .context("failed to start the writer")?;
+        ended.await.context("the writer broke off")
+    }
+
+    async fn write(self, stop: CancellationToken) {
         let mut lanes = JoinSet::new();
-        for _ in 0..self.count.get() {
+        for _ in 0..self.count {
             lanes.spawn(Lane::new(self.work.clone()).run());
         }
-        let ended = async { while lanes.join_next().await.is_some() {} };
+        let written = async {
+            stop.cancelled().await;
+            self.work.stop.cancel();
+            while lanes.join_next().await.is_some() {}
+        };
         let measured = async {
             loop {
                 tokio::time::sleep(BUSY_WINDOW).await;
                 self.work.metrics.busy_ratio(self.work.load.busy_ratio());
             }
         };
-        let stopping = async {
-            stop.cancelled().await;
-            self.work.stop.cancel();
-            std::future::pending::<()>().await;
-        };
         tokio::select! {
-            () = ended => {}
+            () = written => {}
             () = measured => {}
-            () = stopping => {}
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `POST /orders/{id}/cancel`.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::response::Response;
 
@@ -26,7 +28,7 @@ use crate::domain::Change;
     )
 )]
 pub async fn cancel_order(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     OrderPath(id): OrderPath,
     IfMatch(expected): IfMatch,
 ) -> Result<Response, ApiError> {

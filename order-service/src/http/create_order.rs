@@ -1,5 +1,7 @@
 //! `POST /orders`.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -68,7 +70,7 @@ pub struct CreateOrderItem {
     )
 )]
 pub async fn create_order(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     key: Result<KeyHeader, ApiError>,
     body: Result<Body<CreateOrder>, ApiError>,
 ) -> Response {

@@ -1,5 +1,7 @@
 //! `GET /orders/{id}`.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -19,7 +21,7 @@ use crate::store::orders;
         (status = 404, description = "No such order", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub async fn get_order(State(api): State<Api>, OrderPath(id): OrderPath) -> Result<Response, ApiError> {
+pub async fn get_order(State(api): State<Arc<Api>>, OrderPath(id): OrderPath) -> Result<Response, ApiError> {
     let order = orders::get(&api.pool, id).await?.ok_or(ApiError::NoSuchOrder(id))?;
     Ok(view::answer(StatusCode::OK, order))
 }

@@ -1,5 +1,7 @@
 //! `GET /orders?userId=&limit=&cursor=`.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use order_events::OrderId;
@@ -55,7 +57,7 @@ pub struct OrderPage {
     )
 )]
 pub async fn list_orders(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     Params(params): Params<ListOrders>,
 ) -> Result<Json<OrderPage>, ApiError> {
     let ListOrders { user_id, limit, cursor } = params;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use runtime::shutdown::CancellationToken;
-use sqlx::pool::PoolConnection;
-use sqlx::{PgPool, Postgres};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::timeout;
 
@@ -27,8 +27,10 @@ use crate::store::{DatabaseError, KeyConflict, PlaceError};
 pub struct Work {
     /// Orders that wait. A lane holds the queue while it gathers, so that it gets all the company there is.
     pub queue: Mutex<mpsc::Receiver<Job>>,
-    /// The writer's own connections, one for each lane.
-    pub pool: PgPool,
+    /// How a lane connects.
+    pub options: PgConnectOptions,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
     /// By what orders are placed.
     pub settings: PlaceSettings,
     /// Most orders of one transaction.
@@ -49,8 +51,8 @@ pub struct Work {
 #[derive(Debug)]
 pub struct Lane {
     work: Arc<Work>,
-    /// Kept from batch to batch: a pool asks a connection for a sign of life whenever it is taken and given back.
-    connection: Option<PoolConnection<Postgres>>,
+    /// Kept from batch to batch. A pool would ask it for a sign of life whenever it is taken and given back.
+    connection: Option<PgConnection>,
 }
 
 impl Lane {
@@ -66,7 +68,7 @@ impl Lane {
         loop {
             let gathered = work.gather().await;
             if gathered.is_empty() {
-                return;
+                break;
             }
             let jobs = work.start(gathered);
             if jobs.is_empty() {
@@ -77,6 +79,10 @@ impl Lane {
             if AssertUnwindSafe(self.settle(jobs)).catch_unwind().await.is_err() {
                 tracing::error!("a batch panicked; its callers are answered with an error");
             }
+        }
+        if let Some(connection) = self.connection {
+            // The server notices the end of a connection in any case.
+            let _ = connection.close().await;
         }
     }
 
@@ -127,19 +133,22 @@ impl Lane {
     async fn attempt_once(&mut self, submissions: &[&Submission]) -> Result<Vec<Answer>, BatchError> {
         let mut connection = match self.connection.take() {
             Some(kept) => kept,
-            None => self.work.pool.acquire().await.map_err(DatabaseError::during("connect the writer"))?,
+            None => self.work.connect().await.map_err(DatabaseError::during("connect the writer"))?,
         };
         let ended = batch::place(&mut connection, submissions, &self.work.settings).await;
-        match &ended {
-            // Broken, or to a server that can't serve it any more, such as a primary that became a standby.
-            Err(BatchError::Database(error)) if error.is_unavailable() => connection.close_on_drop(),
-            _ => self.connection = Some(connection),
+        // Otherwise it is broken, or leads to a server that can't serve it any more, such as a primary that became a standby.
+        if !matches!(&ended, Err(BatchError::Database(error)) if error.is_unavailable()) {
+            self.connection = Some(connection);
         }
         ended
     }
 }
 
 impl Work {
+    async fn connect(&self) -> sqlx::Result<PgConnection> {
+        timeout(self.connect_timeout, self.options.connect()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
     /// Waits for an order and takes all that wait with it, up to a full batch; none once the queue is closed.
     async fn gather(&self) -> Vec<Job> {
         let mut jobs = Vec::with_capacity(self.batch);

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use futures::future::join_all;
+use order_service::config::WriterMode;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -185,6 +186,21 @@ async fn stopping_writes_and_answers_what_waits() {
         }
         shop.stop().await;
         assert_eq!(bench.state().await, (11, 0, 99, 0), "written, and published");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plain_path_publishes_too() {
+    bench(Some(1), async |bench| {
+        let mut config = bench.config("a");
+        config.writer.writer_mode = WriterMode::PerOrder;
+        let shop = bench.start_with(config).await;
+        shop.load(&[("p1", 100, 10)], &[]).await;
+        shop.placed("p1").await;
+        bench.until_published().await;
+        assert_eq!(bench.records().await.len(), 1);
+        shop.stop().await;
     })
     .await;
 }
