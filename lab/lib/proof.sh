@@ -4,6 +4,13 @@
 PROOF=$CACHE/proof
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
 
+# Waits for a campaign that runs already: both would break the same containers and replace each other's programs.
+take_turn() {
+  mkdir -p "$PROOF"
+  exec 8> "$PROOF/lock"
+  flock --nonblock 8 || { say "waiting for the fault campaign that runs already" && flock 8; }
+}
+
 # build_service TREE FILE: builds it from the tree and puts it into FILE. A copy, because every build of the service, with or
 # without fail points, takes the same place in the target folder.
 build_service() {

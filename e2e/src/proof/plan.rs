@@ -139,7 +139,7 @@ fn settings(rng: &mut StdRng) -> BTreeMap<&'static str, String> {
     any("RELAY_BATCH", &["1", "7", "100", "1000"]);
     any("RELAY_MAX_IN_FLIGHT", &["1", "20", "400", "4000"]);
     any("RELAY_STALL_SECONDS", &["2", "5", "120"]);
-    any("HTTP_MAX_CONCURRENT", &["4", "256", "256"]);
+    any("HTTP_MAX_CONCURRENT", &["6", "256", "256", "256"]);
     any("DATABASE_MAX_CONNECTIONS", &["2", "8", "16"]);
     any("DATABASE_ACQUIRE_TIMEOUT_SECONDS", &["1", "2"]);
     settings

@@ -19,6 +19,8 @@ use super::plan::shop::PROBE;
 const REPETITIONS: u32 = 3;
 /// Pause before it does so.
 const REPETITION_PAUSE: Duration = Duration::from_millis(150);
+/// Pause after a replica was not there or said that it is busy: who asks again at once only hears it again.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(150);
 /// Orders that any client may change: the last ones bought, so that changes meet each other and their order's first event.
 const RECENT: usize = 24;
 /// Longest pause between two calls, in multiples of the mean.
@@ -183,6 +185,9 @@ impl Workload {
         let outcome = self.caller.call(replica, &action).await;
         let ended = self.ledger.now();
         self.ledger.record(Call { client, replica, began, ended, action, outcome: outcome.clone() })?;
+        if matches!(outcome, Outcome::Refused { status: 0 | 503, .. }) {
+            tokio::time::sleep(REFUSAL_PAUSE).await;
+        }
         Ok(outcome)
     }
 }
