@@ -11,6 +11,14 @@ take_turn() {
   flock --nonblock 8 || { say "waiting for the fault campaign that runs already" && flock 8; }
 }
 
+# The campaign's containers; what a campaign that was stopped left paused goes on.
+proof_up() {
+  engine_answers || die "no Docker engine answers: run lab/up, or lab/up --images-only"
+  docker unpause "$PAIR-kafka" > /dev/null 2>&1 || true
+  backends_up
+  small_postgres_up
+}
+
 # build_service TREE FILE: builds it from the tree and puts it into FILE. A copy, because every build of the service, with or
 # without fail points, takes the same place in the target folder.
 build_service() {
