@@ -4,7 +4,7 @@
 use anyhow::Context;
 use sqlx::Row;
 use sqlx::postgres::{PgPool, PgRow};
-use sqlx::types::Json;
+use sqlx::types::{Json, Uuid};
 
 use super::history::{Event, StoredOrder};
 
@@ -101,6 +101,15 @@ pub async fn stock(pool: &PgPool) -> anyhow::Result<Vec<(String, i64)>> {
 pub async fn coupon_uses(pool: &PgPool) -> anyhow::Result<Vec<(String, i64)>> {
     let rows = sqlx::query_as("select code, used from coupons").fetch_all(pool);
     rows.await.context("failed to read the coupons")
+}
+
+/// Order and version of each event in the outbox.
+///
+/// # Errors
+/// When the database fails.
+pub async fn outbox(pool: &PgPool) -> anyhow::Result<Vec<(Uuid, i64)>> {
+    let rows = sqlx::query_as("select order_id, version from outbox").fetch_all(pool);
+    rows.await.context("failed to read the outbox")
 }
 
 /// Rows that wait in the outbox, and orders that the relay has parked.

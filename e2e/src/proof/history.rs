@@ -22,6 +22,8 @@ pub struct History {
     pub orders: Vec<StoredOrder>,
     /// Every event that a committed transaction put into the outbox, in the order of recording.
     pub audit: Vec<Event>,
+    /// Order and version of what still waits in the outbox: nothing, unless the service did not recover.
+    pub waiting: Vec<(Uuid, i64)>,
     /// Every record of the topic, by partition and offset.
     pub topic: Vec<Record>,
     /// Units left of each product.

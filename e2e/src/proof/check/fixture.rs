@@ -48,6 +48,7 @@ pub(crate) fn sound() -> History {
             stored(pending(), "u2", "PENDING", 1, Some("TEN")),
         ],
         audit: events.iter().map(audited).collect(),
+        waiting: Vec::new(),
         topic: events.iter().enumerate().map(|(offset, event)| record(event, offset)).collect(),
         stock: BTreeMap::from([("tea".to_owned(), 3)]),
         coupon_uses: BTreeMap::from([("TEN".to_owned(), 1)]),
