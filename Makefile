@@ -18,7 +18,7 @@ demo: lab-up ## Fresh machine → a running pipeline with real orders through it
 	@lab/demo
 
 .PHONY: test
-test: lint unit lab-up reconcile integration e2e ## Every tier of tests
+test: lint unit lab-up reconcile integration proof-short e2e ## Every tier of tests
 	@echo "all tiers passed"
 
 .PHONY: lint
@@ -49,6 +49,18 @@ integration: tools ## Order service, relay and consumer against real Kafka and P
 e2e: tools ## The whole pipeline on the cluster, with faults
 	@lab/deploy
 	@lab/tier e2e cargo test --locked -p e2e --test e2e -- --test-threads=1 --nocapture
+
+.PHONY: proof
+proof: tools ## The fault campaign: 200 runs of the order path under faults (RUNS=, FROM=)
+	@lab/tier proof lab/proof run --runs $(or $(RUNS),200) --from $(or $(FROM),1)
+
+.PHONY: proof-short
+proof-short: tools ## A few runs of the fault campaign, and a kill at every fail point
+	@PROOF_PROFILE=dev lab/tier "proof: short" lab/proof run --short
+
+.PHONY: mutants
+mutants: tools ## Plants known bugs, one at a time; the fault campaign must catch each
+	@lab/tier mutants lab/mutants
 
 .PHONY: crds
 crds: tools ## Generate the CRD, and the chart's copy of it

@@ -18,3 +18,4 @@ pub mod evidence;
 pub mod check;
 pub mod report;
 pub mod http_sink;
+pub mod proof;

@@ -39,9 +39,13 @@ impl DatabaseError {
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         match &self.source {
-            Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => {
-                true
-            }
+            // A protocol error is a proxy in front of a server that is away: it accepts, and hangs up in the handshake.
+            Error::Io(_)
+            | Error::Tls(_)
+            | Error::Protocol(_)
+            | Error::PoolTimedOut
+            | Error::PoolClosed
+            | Error::WorkerCrashed => true,
             Error::Database(_) => self.sql_state().is_some_and(|state| {
                 // Classes: connection, insufficient resources, operator intervention (shutdown, cancelled by timeout),
                 // and by themselves: lock timeout, read-only (a primary that became a standby), conflicts.
@@ -140,6 +144,9 @@ mod tests {
     fn a_missing_connection_is_unavailability_and_a_missing_row_is_not() {
         let failed = |source| DatabaseError { step: "test", source };
         assert!(failed(Error::PoolTimedOut).is_unavailable());
+        assert!(
+            failed(Error::Protocol("unexpected response from SSLRequest: 0x00".to_owned())).is_unavailable()
+        );
         assert!(!failed(Error::RowNotFound).is_unavailable());
         assert!(!failed(Error::PoolTimedOut).is_conflict());
     }

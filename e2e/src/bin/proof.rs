@@ -1,0 +1,122 @@
+//! Runs the fault campaign: seeds in, verdicts out (docs/proof.md).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use e2e::proof::plan::{Plan, SWEEP, SWEEPS};
+use e2e::proof::report::{Report, points_missed, summary};
+use e2e::proof::run::{Settings, run};
+
+/// Runs of `--short`, beside the sweeps: a taste for every commit.
+const SHORT_RUNS: u64 = 4;
+/// Runs at most for each that is to count.
+const ATTEMPTS: u64 = 2;
+
+#[derive(Parser)]
+#[command(about = "Runs order services under faults and checks everything they wrote")]
+struct Args {
+    /// The order service, built with feature `failpoints`.
+    #[arg(long)]
+    service: PathBuf,
+    /// Where results and the evidence of failed runs go.
+    #[arg(long)]
+    out: PathBuf,
+    /// Runs that are to count.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    runs: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1, conflicts_with = "seed")]
+    from: u64,
+    /// This seed only: the same schedule again.
+    #[arg(long, conflicts_with_all = ["runs", "short"])]
+    seed: Option<u64>,
+    /// A few runs, and each fail point once.
+    #[arg(long, conflicts_with = "runs")]
+    short: bool,
+    /// Stop at the first run that is not sound.
+    #[arg(long)]
+    until_unsound: bool,
+    /// Keep the evidence of sound runs, too.
+    #[arg(long)]
+    keep: bool,
+    /// Print the plan of the seeds instead of running them.
+    #[arg(long)]
+    plan: bool,
+}
+
+/// All runs sound: 0. A rule broken: 1. No verdict, since something else failed: 2.
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    runtime::tls::install_provider();
+    if args.plan {
+        println!("{}", serde_json::to_string_pretty(&Plan::of(args.seed.unwrap_or(args.from)))?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !args.service.is_file() {
+        bail!("there is no {}: run lab/proof run", args.service.display());
+    }
+    let stop = runtime::shutdown::on_signal()?;
+    let reports = tokio::select! {
+        reports = campaign(&args) => reports?,
+        () = stop.cancelled() => bail!("stopped before the end; replicas are ended, nothing is judged"),
+    };
+    print!("{}", summary(&reports));
+    let missed = points_missed(&reports);
+    if args.short && !missed.is_empty() {
+        println!("fail points that were never hit: {}", missed.join(", "));
+        return Ok(ExitCode::from(2));
+    }
+    Ok(if reports.iter().any(|report| report.broken.is_none() && !report.is_sound()) {
+        ExitCode::from(1)
+    } else if reports.iter().any(|report| report.broken.is_some()) {
+        ExitCode::from(2)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+async fn campaign(args: &Args) -> anyhow::Result<Vec<Report>> {
+    fs::create_dir_all(&args.out).with_context(|| format!("failed to create {}", args.out.display()))?;
+    let file = args.out.join("results.jsonl");
+    let mut results = OpenOptions::new().create(true).append(true).open(&file)?;
+    let settings = Settings { service: args.service.clone(), out: args.out.clone(), keep: args.keep };
+    let mut reports = Vec::new();
+    if args.short {
+        let seeds = (SWEEP..SWEEP + SWEEPS).chain(args.from..args.from + SHORT_RUNS);
+        for seed in seeds {
+            one(seed, &settings, &mut results, &mut reports).await?;
+        }
+    } else if let Some(seed) = args.seed {
+        one(seed, &settings, &mut results, &mut reports).await?;
+    } else {
+        let (mut counted, mut seed) = (0, args.from);
+        while counted < args.runs && seed < args.from + ATTEMPTS * args.runs {
+            let report = one(seed, &settings, &mut results, &mut reports).await?;
+            counted += u64::from(report.counts());
+            seed += 1;
+            if args.until_unsound && report.broken.is_none() && !report.is_sound() {
+                break;
+            }
+        }
+    }
+    println!("results: {}", file.display());
+    Ok(reports)
+}
+
+async fn one(
+    seed: u64,
+    settings: &Settings,
+    results: &mut File,
+    reports: &mut Vec<Report>,
+) -> anyhow::Result<Report> {
+    let report = run(seed, settings).await;
+    println!("{}", report.line());
+    writeln!(results, "{}", serde_json::to_string(&report)?)?;
+    reports.push(report.clone());
+    Ok(report)
+}

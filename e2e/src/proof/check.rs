@@ -1,0 +1,188 @@
+//! The checker: every rule over one run's [`History`]. Pure, so that each rule can be shown to find what it is for.
+//!
+//! The numbers are those of the design; C4, C5 and C9 speak of the consumer. Two rules have no number: a call that is
+//! answered 500 met something the service does not know, and a service that does not recover is no proof of anything.
+
+pub mod calls;
+pub mod events;
+pub mod balance;
+#[cfg(test)]
+mod fixture;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+use order_events::OrderEvent;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::history::{Event, History, Record};
+
+/// A rule that was broken.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+pub enum Rule {
+    /// What a client was told has happened is in the database.
+    #[serde(rename = "C1")]
+    Kept,
+    /// At most one order per idempotency key, and nothing that no call asked for.
+    #[serde(rename = "C2")]
+    Asked,
+    /// The audited events are those of the orders, and the distinct records of the topic.
+    #[serde(rename = "C3")]
+    Published,
+    /// The first occurrences of each order's events in the topic are 1..n, on the partition of its key.
+    #[serde(rename = "C6")]
+    Ordered,
+    /// A record is the audited event, byte for byte.
+    #[serde(rename = "C7")]
+    Unaltered,
+    /// Stock, coupons and amounts balance.
+    #[serde(rename = "C8")]
+    Balanced,
+    /// No call is answered 500.
+    #[serde(rename = "no 500")]
+    Understood,
+    /// Once healed, orders are taken and the outbox empties within the deadline, and a stop signal ends each replica.
+    #[serde(rename = "recovery")]
+    Recovered,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kept => "C1",
+            Self::Asked => "C2",
+            Self::Published => "C3",
+            Self::Ordered => "C6",
+            Self::Unaltered => "C7",
+            Self::Balanced => "C8",
+            Self::Understood => "no 500",
+            Self::Recovered => "recovery",
+        })
+    }
+}
+
+/// One breach of a rule.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Violation {
+    /// Which rule.
+    pub rule: Rule,
+    /// What is wrong, with identifiers.
+    pub what: String,
+}
+
+impl Violation {
+    /// A breach of `rule`.
+    #[must_use]
+    pub fn of(rule: Rule, what: String) -> Self {
+        Self { rule, what }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.what)
+    }
+}
+
+/// The verdict over a history.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
+pub struct Verdict {
+    /// Every breach.
+    pub violations: Vec<Violation>,
+    /// Events recorded.
+    pub events: usize,
+    /// Records of the topic beyond the first of their event: at least once allows them, so they are only counted.
+    pub duplicates: usize,
+}
+
+/// Judges a history.
+#[must_use]
+pub fn check(history: &History) -> Verdict {
+    let audit = Audit::of(&history.audit);
+    let mut violations = Vec::new();
+    violations.extend(calls::kept(history, &audit));
+    violations.extend(calls::asked(history, &audit));
+    violations.extend(calls::understood(history));
+    violations.extend(events::published(history, &audit));
+    violations.extend(events::ordered(history));
+    violations.extend(events::unaltered(history, &audit));
+    violations.extend(balance::balanced(history));
+    let distinct: HashSet<(Uuid, i64)> = history.topic.iter().filter_map(identity).collect();
+    let decoded = history.topic.iter().filter_map(identity).count();
+    Verdict { violations, events: audit.events.len(), duplicates: decoded - distinct.len() }
+}
+
+/// The audit by order and version, decoded.
+#[derive(Debug)]
+pub struct Audit<'a> {
+    /// Each event; of one that was recorded twice, the last.
+    pub events: BTreeMap<(Uuid, i64), (&'a Event, Option<OrderEvent>)>,
+    /// Events that were recorded more than once.
+    pub repeated: Vec<(Uuid, i64)>,
+}
+
+impl<'a> Audit<'a> {
+    /// Sorts and decodes the audit.
+    #[must_use]
+    pub fn of(recorded: &'a [Event]) -> Self {
+        let (mut events, mut repeated) = (BTreeMap::new(), Vec::new());
+        for event in recorded {
+            let decoded = serde_json::from_slice(&event.payload).ok();
+            let identity = (event.order, event.version);
+            if events.insert(identity, (event, decoded)).is_some() {
+                repeated.push(identity);
+            }
+        }
+        Self { events, repeated }
+    }
+
+    /// The order event of that version, if it was recorded and can be read.
+    #[must_use]
+    pub fn event(&self, order: Uuid, version: i64) -> Option<&OrderEvent> {
+        self.events.get(&(order, version))?.1.as_ref()
+    }
+
+    /// Every readable event of the order.
+    pub fn of_order(&self, order: Uuid) -> impl Iterator<Item = &OrderEvent> {
+        self.events
+            .range((order, i64::MIN)..=(order, i64::MAX))
+            .filter_map(|(_, (_, decoded))| decoded.as_ref())
+    }
+}
+
+/// The event in the record, as every reader of the topic decodes it.
+#[must_use]
+pub fn decoded(record: &Record) -> Option<OrderEvent> {
+    let header =
+        |name: &str| record.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_bytes());
+    order_events::decode(Some(record.key.as_bytes()), header, Some(&record.payload)).ok()
+}
+
+/// Which event the record holds.
+#[must_use]
+pub fn identity(record: &Record) -> Option<(Uuid, i64)> {
+    decoded(record).map(|event| (event.order_id.0, event.version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixture::sound;
+    use super::*;
+
+    #[test]
+    fn a_sound_history_is_found_sound() {
+        let verdict = check(&sound());
+        assert_eq!(verdict, Verdict { violations: Vec::new(), events: 3, duplicates: 0 });
+    }
+
+    #[test]
+    fn a_duplicate_in_the_topic_is_counted_and_allowed() {
+        let mut history = sound();
+        let mut again = history.topic[0].clone();
+        again.offset = 99;
+        history.topic.push(again);
+        let verdict = check(&history);
+        assert_eq!((verdict.violations.len(), verdict.duplicates), (0, 1));
+    }
+}

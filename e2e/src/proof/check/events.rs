@@ -1,0 +1,228 @@
+//! C3, C6 and C7: what was recorded is what stands in the topic, in order, byte for byte.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use order_events::cloudevents::HEADER_ORDER_VERSION;
+use order_events::{OrderEvent, partition_for};
+use uuid::Uuid;
+
+use super::{Audit, Rule, Violation, decoded, identity};
+use crate::proof::history::{History, Record, StoredOrder};
+
+/// C3: an order of version n has the events 1..n and nothing else was recorded; the last one shows the order as it is
+/// stored; the topic has each of them and no other.
+#[must_use]
+pub fn published(history: &History, audit: &Audit<'_>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (order, version) in &audit.repeated {
+        found.push(format!("event {version} of {order} was recorded twice"));
+    }
+    let mut expected = BTreeSet::new();
+    for order in &history.orders {
+        expected.extend((1..=order.version).map(|version| (order.id, version)));
+        if let Some(event) = audit.event(order.id, order.version)
+            && !shows(event, order)
+        {
+            found.push(format!(
+                "event {} of {} does not show the order as it is stored",
+                order.version, order.id
+            ));
+        }
+    }
+    let recorded: BTreeSet<(Uuid, i64)> = audit.events.keys().copied().collect();
+    let topic: BTreeSet<(Uuid, i64)> = history.topic.iter().filter_map(identity).collect();
+    let waiting: BTreeSet<(Uuid, i64)> = history.waiting.iter().copied().collect();
+    // What waits is late, which is another rule's.
+    let due: BTreeSet<(Uuid, i64)> =
+        recorded.iter().copied().filter(|event| !waiting.contains(event)).collect();
+    let each = |found: &mut Vec<String>, events: Vec<&(Uuid, i64)>, what: &str| {
+        found.extend(events.into_iter().map(|(order, version)| format!("event {version} of {order} {what}")));
+    };
+    each(&mut found, expected.difference(&recorded).collect(), "was never recorded, but the order is at it");
+    each(&mut found, recorded.difference(&expected).collect(), "was recorded, but the order is not at it");
+    each(
+        &mut found,
+        due.difference(&topic).collect(),
+        "is lost: recorded, and neither in the topic nor in the outbox",
+    );
+    each(&mut found, topic.difference(&recorded).collect(), "is a ghost: in the topic, and never recorded");
+    found.into_iter().map(|what| Violation::of(Rule::Published, what)).collect()
+}
+
+fn shows(event: &OrderEvent, order: &StoredOrder) -> bool {
+    let items: BTreeMap<String, i64> =
+        event.order.items.iter().map(|item| (item.product_id.clone(), item.quantity)).collect();
+    event.order.status.name() == order.status
+        && items == order.items
+        && event.order.coupon_code == order.coupon
+        && event.order.subtotal_minor == order.subtotal_minor
+}
+
+/// C6: per order, the first occurrences in the topic are 1..n without a gap, all on the partition of its key.
+#[must_use]
+pub fn ordered(history: &History) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut last: HashMap<Uuid, i64> = HashMap::new();
+    for record in &history.topic {
+        let Some((order, version)) = identity(record) else { continue };
+        let place = partition_for(record.key.as_bytes(), history.partitions);
+        if record.partition != place {
+            found.push(format!("{} belongs on partition {place}", at(record)));
+        }
+        let last = last.entry(order).or_default();
+        if version > *last + 1 {
+            found.push(format!("{} is event {version} of {order}, after event {last}", at(record)));
+        }
+        *last = version.max(*last);
+    }
+    found.into_iter().map(|what| Violation::of(Rule::Ordered, what)).collect()
+}
+
+/// C7: every record is an order event, with key, headers and value as they were recorded.
+#[must_use]
+pub fn unaltered(history: &History, audit: &Audit<'_>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for record in &history.topic {
+        let Some(event) = decoded(record) else {
+            found.push(format!("{} is no order event", at(record)));
+            continue;
+        };
+        let version = event.version.to_string();
+        if !record.headers.iter().any(|(name, value)| name == HEADER_ORDER_VERSION && *value == version) {
+            found.push(format!("{} has another version in its headers", at(record)));
+        }
+        let Some((recorded, _)) = audit.events.get(&(event.order_id.0, event.version)) else { continue };
+        if recorded.payload != record.payload {
+            found.push(format!("the value of {} is not what was recorded", at(record)));
+        }
+        if recorded.headers != record.headers {
+            found.push(format!("the headers of {} are not what was recorded", at(record)));
+        }
+    }
+    found.into_iter().map(|what| Violation::of(Rule::Unaltered, what)).collect()
+}
+
+fn at(record: &Record) -> String {
+    format!("record {}/{} (key {})", record.partition, record.offset, record.key)
+}
+
+#[cfg(test)]
+mod tests {
+    use order_events::EventType;
+
+    use super::super::fixture::{audited, broken, cancelled, event, pending, record, sound};
+    use super::*;
+
+    #[test]
+    fn a_lost_event_is_found() {
+        let mut history = sound();
+        history.topic.remove(1);
+        assert_eq!(broken(&history), [Rule::Published]);
+    }
+
+    #[test]
+    fn an_event_that_still_waits_is_not_lost() {
+        let mut history = sound();
+        history.topic.remove(1);
+        history.waiting.push((pending(), 1));
+        assert!(broken(&history).is_empty());
+    }
+
+    #[test]
+    fn a_ghost_is_found() {
+        let mut history = sound();
+        history.topic.push(record(&event(Uuid::from_u128(9), 1, EventType::OrderCreated, None), 9));
+        assert_eq!(broken(&history), [Rule::Published]);
+    }
+
+    #[test]
+    fn an_order_without_its_event_is_found() {
+        let mut history = sound();
+        history.calls.remove(1);
+        history.calls.push(super::super::fixture::call(
+            super::super::fixture::create("u2", Some("TEN")),
+            super::super::fixture::unknown(),
+        ));
+        history.audit.remove(1);
+        history.topic.remove(1);
+        assert_eq!(broken(&history), [Rule::Published]);
+    }
+
+    #[test]
+    fn an_event_without_its_order_is_found() {
+        let mut history = sound();
+        let event = event(Uuid::from_u128(9), 1, EventType::OrderCreated, None);
+        history.audit.push(audited(&event));
+        history.topic.push(record(&event, 9));
+        assert_eq!(broken(&history), [Rule::Published]);
+    }
+
+    #[test]
+    fn an_event_that_is_recorded_twice_is_found() {
+        let mut history = sound();
+        history.audit.push(history.audit[0].clone());
+        assert_eq!(broken(&history), [Rule::Published]);
+    }
+
+    #[test]
+    fn an_event_that_shows_another_order_than_the_stored_one_is_found() {
+        let mut history = sound();
+        history.audit[1] = audited(&event(pending(), 1, EventType::OrderCreated, None));
+        history.topic[1] = record(&event(pending(), 1, EventType::OrderCreated, None), 1);
+        assert_eq!(broken(&history), [Rule::Published]);
+    }
+
+    #[test]
+    fn a_later_event_before_an_earlier_one_is_found() {
+        let mut history = sound();
+        history.topic.swap(0, 2);
+        assert_eq!(broken(&history), [Rule::Ordered]);
+    }
+
+    #[test]
+    fn a_late_repetition_of_an_earlier_event_is_no_disorder() {
+        let mut history = sound();
+        history.topic.push(record(&event(cancelled(), 1, EventType::OrderCreated, None), 9));
+        assert!(broken(&history).is_empty());
+    }
+
+    #[test]
+    fn an_event_on_another_partition_is_found() {
+        let mut history = sound();
+        history.topic[1].partition = (history.topic[1].partition + 1) % history.partitions;
+        assert_eq!(broken(&history), [Rule::Ordered]);
+    }
+
+    #[test]
+    fn altered_bytes_are_found() {
+        let mut history = sound();
+        history.topic[0].payload.push(b' ');
+        assert_eq!(broken(&history), [Rule::Unaltered]);
+    }
+
+    #[test]
+    fn altered_headers_are_found() {
+        let mut history = sound();
+        history.topic[0].headers.pop();
+        assert_eq!(broken(&history), [Rule::Unaltered]);
+    }
+
+    #[test]
+    fn a_record_that_is_no_order_event_is_found() {
+        let mut history = sound();
+        let mut noise = history.topic[0].clone();
+        noise.payload = b"hello-1".to_vec();
+        history.topic.push(noise);
+        assert_eq!(broken(&history), [Rule::Unaltered]);
+    }
+
+    #[test]
+    fn a_header_with_another_version_is_found() {
+        let mut history = sound();
+        for headers in [&mut history.topic[0].headers, &mut history.audit[0].headers] {
+            let version = headers.iter_mut().find(|(name, _)| name == HEADER_ORDER_VERSION).unwrap();
+            version.1 = "5".to_owned();
+        }
+        assert_eq!(broken(&history), [Rule::Unaltered]);
+    }
+}

@@ -1,0 +1,51 @@
+//! Bad networks between replicas and backends.
+
+use std::time::Duration;
+
+use crate::proof::plan::{Route, Trouble};
+use crate::proof::proxy::{Link, Weather};
+use crate::proof::world::World;
+
+/// What `Trouble::Delay` adds each way.
+const DELAY: Duration = Duration::from_millis(200);
+/// Of a hundred pieces, how many `Trouble::Loss` loses.
+const LOSS_PERCENT: u32 = 5;
+
+/// Makes the network of that route bad for a while. Felt when a piece was held back or made late, or a connection broke.
+pub(super) async fn disturb(
+    world: &World,
+    route: Route,
+    trouble: Trouble,
+    lasting: Duration,
+) -> anyhow::Result<Option<String>> {
+    let links: Vec<&Link> = match route {
+        Route::Postgres(replica) => vec![&world.to_postgres[replica]],
+        Route::AllPostgres => world.to_postgres.iter().collect(),
+        Route::Kafka(replica) => vec![&world.to_kafka[replica]],
+        Route::AllKafka => world.to_kafka.iter().collect(),
+    };
+    let before = touched(&links);
+    for link in &links {
+        match trouble {
+            Trouble::Cut => link.set(Weather::Cut, Weather::Cut),
+            Trouble::CutToBackend => link.set(Weather::Cut, Weather::Fair),
+            Trouble::CutToService => link.set(Weather::Fair, Weather::Cut),
+            Trouble::Delay => link.set(Weather::Late(DELAY), Weather::Late(DELAY)),
+            Trouble::Loss => link.set(Weather::Lossy(LOSS_PERCENT), Weather::Lossy(LOSS_PERCENT)),
+            Trouble::Reset => link.reset(),
+        }
+    }
+    tokio::time::sleep(lasting).await;
+    if trouble != Trouble::Reset {
+        links.iter().for_each(|link| link.heal());
+    } else {
+        // The connections' tasks count themselves.
+        tokio::task::yield_now().await;
+    }
+    let felt = touched(&links) - before;
+    Ok((felt > 0).then(|| format!("{route:?} {trouble:?} for {lasting:?}: {felt} pieces or connections")))
+}
+
+fn touched(links: &[&Link]) -> u64 {
+    links.iter().map(|link| link.touched()).sum()
+}

@@ -1,0 +1,65 @@
+//! What is there to buy: products and coupons, some of them scarce.
+
+use std::collections::BTreeMap;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use serde::Serialize;
+
+/// The product of which there is always enough: by it a replica shows that it takes orders.
+pub const PROBE: &str = "probe";
+
+/// What is there to buy.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shop {
+    /// Products by id.
+    pub products: BTreeMap<String, Product>,
+    /// Coupons by code.
+    pub coupons: BTreeMap<String, Coupon>,
+}
+
+/// A product as it is at first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Product {
+    /// Price of a unit.
+    pub price_minor: i64,
+    /// Units.
+    pub stock: i64,
+}
+
+/// A coupon as it is at first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Coupon {
+    /// What it takes off.
+    pub percent_off: i64,
+    /// How often it may be used.
+    pub limit: i64,
+}
+
+impl Shop {
+    /// A shop with a hot product, a scarce one, and coupons near their limit.
+    pub(super) fn any(rng: &mut StdRng) -> Self {
+        let mut products = BTreeMap::from([(PROBE.to_owned(), Product { price_minor: 1, stock: 1_000_000 })]);
+        // `sku-0` is the hot one, and in some runs it runs out; `sku-1` does in most.
+        let hot_runs_out = rng.random_bool(0.25);
+        for index in 0..8 {
+            let stock = match index {
+                0 if hot_runs_out => rng.random_range(100..400),
+                1 => rng.random_range(20..120),
+                _ => 100_000,
+            };
+            let price_minor = rng.random_range(1..10_000);
+            products.insert(format!("sku-{index}"), Product { price_minor, stock });
+        }
+        let mut coupons = BTreeMap::new();
+        for (code, limit) in
+            [("FEW", rng.random_range(1..12)), ("SOME", rng.random_range(20..80)), ("MANY", 100_000)]
+        {
+            coupons.insert(code.to_owned(), Coupon { percent_off: rng.random_range(1..=100), limit });
+        }
+        Self { products, coupons }
+    }
+}

@@ -1,0 +1,240 @@
+//! What a run came to, as a line for people and a line of JSON; and what all runs came to.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::check::Violation;
+use super::faults::Happening;
+use super::ledger::{Call, Outcome};
+use super::points::POINTS;
+
+/// Faults that must have happened for a run to count.
+pub const MIN_FAULTS: usize = 2;
+/// Violations shown of one run; the file has all.
+const SHOWN: usize = 12;
+
+/// One run.
+#[derive(Clone, Default, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// What became of each fault.
+    pub faults: Vec<Happening>,
+    /// Calls by outcome.
+    pub calls: Counts,
+    /// Orders in the database.
+    pub orders: usize,
+    /// Events recorded.
+    pub events: usize,
+    /// Records beyond the first of their event.
+    pub duplicates: usize,
+    /// From the end of the last fault until every replica took orders and the outbox was empty.
+    pub recovery_millis: u64,
+    /// The whole run.
+    pub took_millis: u64,
+    /// Every breach of a rule.
+    pub violations: Vec<Violation>,
+    /// Why the run could not be made or judged.
+    pub broken: Option<String>,
+    /// Where its evidence is.
+    pub evidence: Option<String>,
+}
+
+/// Calls by outcome.
+#[derive(Clone, Copy, Default, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// 201 and 200.
+    pub ok: usize,
+    /// Definite refusals.
+    pub refused: usize,
+    /// No or no clear answer.
+    pub unknown: usize,
+}
+
+impl Counts {
+    /// Counts the calls.
+    #[must_use]
+    pub fn of(calls: &[Call]) -> Self {
+        let mut counts = Self::default();
+        for call in calls {
+            match call.outcome {
+                Outcome::Ok(_) => counts.ok += 1,
+                Outcome::Refused { .. } => counts.refused += 1,
+                Outcome::Unknown { .. } => counts.unknown += 1,
+            }
+        }
+        counts
+    }
+}
+
+impl Report {
+    /// A run that could not be made.
+    #[must_use]
+    pub fn broken(seed: u64, why: String) -> Self {
+        Self { seed, broken: Some(why), ..Self::default() }
+    }
+
+    /// No rule was broken.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.broken.is_none() && self.violations.is_empty()
+    }
+
+    /// Faults that happened.
+    #[must_use]
+    pub fn happened(&self) -> usize {
+        self.faults.iter().filter(|fault| fault.happened).count()
+    }
+
+    /// Enough went wrong in it for its soundness to say something.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.broken.is_none() && self.happened() >= MIN_FAULTS
+    }
+
+    /// For people: a line, and what is wrong if anything is.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Counts { ok, refused, unknown } = self.calls;
+        let verdict = match (&self.broken, self.is_sound(), self.counts()) {
+            (Some(why), ..) => return format!("seed {}: BROKEN, no verdict: {why}", self.seed),
+            (None, true, true) => "sound",
+            (None, true, false) => "sound, not counted: too few faults happened",
+            (None, false, _) => "UNSOUND",
+        };
+        let happened: Vec<&str> =
+            self.faults.iter().filter(|fault| fault.happened).map(|fault| fault.kind.as_str()).collect();
+        let mut text = format!(
+            "seed {}: {verdict}; calls {ok} ok {refused} refused {unknown} unknown; {} events, {} duplicates; recovered in {}; took {}; {} of {} faults: {}",
+            self.seed,
+            self.events,
+            self.duplicates,
+            seconds(self.recovery_millis),
+            seconds(self.took_millis),
+            happened.len(),
+            self.faults.len(),
+            happened.join(", "),
+        );
+        for violation in self.violations.iter().take(SHOWN) {
+            // Writing to a String does not fail.
+            let _ = write!(text, "\n    {violation}");
+        }
+        if self.violations.len() > SHOWN {
+            let _ = write!(text, "\n    … and {} more", self.violations.len() - SHOWN);
+        }
+        if let (false, Some(folder)) = (self.is_sound(), &self.evidence) {
+            let _ = write!(text, "\n    evidence: {folder}");
+        }
+        text
+    }
+}
+
+/// What all runs came to.
+#[must_use]
+pub fn summary(reports: &[Report]) -> String {
+    let counted: Vec<&Report> = reports.iter().filter(|report| report.counts()).collect();
+    let unsound: Vec<String> = reports
+        .iter()
+        .filter(|report| report.broken.is_none() && !report.is_sound())
+        .map(|report| report.seed.to_string())
+        .collect();
+    let broken = reports.iter().filter(|report| report.broken.is_some()).count();
+    let sum = |part: fn(&Report) -> usize| reports.iter().map(part).sum::<usize>();
+    let mut text = format!(
+        "{} runs counted, {} with too few faults, {broken} broken; {} calls ok, {} refused, {} unknown; {} events, {} duplicates\n",
+        counted.len(),
+        reports.len() - counted.len() - broken,
+        sum(|report| report.calls.ok),
+        sum(|report| report.calls.refused),
+        sum(|report| report.calls.unknown),
+        sum(|report| report.events),
+        sum(|report| report.duplicates),
+    );
+    let mut recoveries: Vec<u64> = counted.iter().map(|report| report.recovery_millis).collect();
+    recoveries.sort_unstable();
+    if let Some(longest) = recoveries.last() {
+        let _ = writeln!(
+            text,
+            "recovery: median {}, longest {}",
+            seconds(recoveries[recoveries.len() / 2]),
+            seconds(*longest)
+        );
+    }
+    let mut kinds: BTreeMap<&str, usize> = POINTS.map(|point| (point, 0)).into();
+    for fault in reports.iter().flat_map(|report| &report.faults).filter(|fault| fault.happened) {
+        *kinds.entry(&fault.kind).or_default() += 1;
+    }
+    for (kind, count) in kinds {
+        let _ = writeln!(text, "  {count:>5} × {kind}");
+    }
+    if unsound.is_empty() && !counted.is_empty() {
+        // No failure in n independent runs: with 95 % confidence the rate of failing runs is below 3/n.
+        let bound = 300.0 / count(counted.len());
+        let _ = writeln!(
+            text,
+            "no rule was broken: with 95 % confidence less than {bound:.1} % of such runs would break one"
+        );
+    } else if !unsound.is_empty() {
+        let _ = writeln!(text, "UNSOUND: seeds {}", unsound.join(", "));
+    }
+    text
+}
+
+/// Fail points that no run has hit.
+#[must_use]
+pub fn points_missed(reports: &[Report]) -> Vec<&'static str> {
+    let hit = |point: &str| {
+        reports.iter().flat_map(|report| &report.faults).any(|fault| fault.happened && fault.kind == point)
+    };
+    POINTS.into_iter().filter(|point| !hit(point)).collect()
+}
+
+fn seconds(millis: u64) -> String {
+    format!("{}.{} s", millis / 1000, millis % 1000 / 100)
+}
+
+/// Runs are few: far below 2⁵², where an `f64` begins to skip integers.
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+fn count(runs: usize) -> f64 {
+    runs as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proof::check::Rule;
+
+    fn with_faults(happened: usize) -> Report {
+        let fault = |happened| Happening { kind: POINTS[0].to_owned(), happened, detail: String::new() };
+        let mut faults: Vec<Happening> = (0..happened).map(|_| fault(true)).collect();
+        faults.push(fault(false));
+        Report { faults, ..Report::default() }
+    }
+
+    #[test]
+    fn a_run_counts_only_with_two_faults_that_happened() {
+        assert!(!with_faults(1).counts());
+        assert!(with_faults(2).counts());
+        assert!(!Report { broken: Some("docker".to_owned()), ..with_faults(2) }.counts());
+    }
+
+    #[test]
+    fn the_summary_bounds_the_rate_only_if_every_run_was_sound() {
+        let sound = vec![with_faults(2); 200];
+        assert!(summary(&sound).contains("less than 1.5 %"), "{}", summary(&sound));
+        let mut unsound = sound;
+        unsound[3].seed = 77;
+        unsound[3].violations.push(Violation::of(Rule::Kept, "an order".to_owned()));
+        assert!(summary(&unsound).contains("UNSOUND: seeds 77"));
+        assert!(!summary(&unsound).contains("95 %"));
+    }
+
+    #[test]
+    fn a_point_that_was_never_hit_is_named() {
+        assert_eq!(points_missed(&[with_faults(1)]), POINTS[1..]);
+    }
+}

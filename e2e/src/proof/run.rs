@@ -1,0 +1,198 @@
+//! One run: from a plan to a verdict.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rdkafka::message::{Headers, Message, OwnedMessage};
+use rustix::process::Signal;
+
+use super::audit;
+use super::backends::bootstrap;
+use super::check::{Rule, Verdict, Violation, check};
+use super::client::Caller;
+use super::faults;
+use super::history::{History, Record};
+use super::ledger::Ledger;
+use super::plan::Plan;
+use super::report::{Counts, Report};
+use super::workload::Workload;
+use super::world::World;
+use crate::dump::dump;
+
+/// Longest that a healed service may take until it takes orders again, and until it has published more of what waits.
+const RECOVERY_DEADLINE: Duration = Duration::from_secs(60);
+/// Pause between looks at the outbox.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// Pause between two probes of a replica.
+const PROBE_EVERY: Duration = Duration::from_millis(100);
+/// How the API document names idempotency keys.
+const KEY_HEADER: &str = "idempotency-key";
+
+/// What all runs of a campaign share.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The order service, built with its fail points.
+    pub service: PathBuf,
+    /// Where each run has its folder.
+    pub out: PathBuf,
+    /// Keep the folder of a sound run, too.
+    pub keep: bool,
+}
+
+/// Runs the seed's plan; never fails: a run that could not be made is a report that says so.
+pub async fn run(seed: u64, settings: &Settings) -> Report {
+    let began = Instant::now();
+    let plan = Arc::new(Plan::of(seed));
+    let folder = settings.out.join(format!("seed-{seed}"));
+    let mut report = match attempt(&plan, settings, folder.clone()).await {
+        Ok(report) => report,
+        Err(error) => Report::broken(seed, format!("{error:#}")),
+    };
+    report.took_millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    report.evidence = folder.exists().then(|| folder.display().to_string());
+    report
+}
+
+async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyhow::Result<Report> {
+    // What an earlier run of this seed left would be mistaken for this one's.
+    let _ = fs::remove_dir_all(&folder);
+    let world = Arc::new(World::create(plan, &settings.service, folder).await?);
+    write(&world.folder.join("plan.json"), &**plan)?;
+    let ledger = Ledger::create(&world.folder.join("calls.jsonl"))?;
+    let caller = Caller::new(world.replicas.iter().map(|replica| replica.http.clone()).collect())?;
+    let keys = knows_keys(&world).await?;
+    let workload = Workload::new(Arc::clone(plan), caller, ledger.clone(), keys);
+
+    let (worked, mut happenings) = tokio::join!(workload.run(), faults::inject_all(&world, &plan.faults));
+    worked?;
+    world.heal().await?;
+    let healed = Instant::now();
+    let mut violations = recover(&world, &workload).await?;
+    let recovery = healed.elapsed();
+    violations.extend(finish(&world).await);
+    for replica in &world.replicas {
+        let log = fs::read_to_string(world.folder.join(format!("{}.log", replica.name)))?;
+        happenings.extend(faults::points(replica, &log));
+    }
+
+    let history = gather(&world, plan, &ledger).await?;
+    let Verdict { violations: found, events, duplicates } = check(&history);
+    violations.extend(found);
+    let report = Report {
+        seed: plan.seed,
+        faults: happenings,
+        calls: Counts::of(&history.calls),
+        orders: history.orders.len(),
+        events,
+        duplicates,
+        recovery_millis: u64::try_from(recovery.as_millis()).unwrap_or(u64::MAX),
+        violations,
+        ..Report::default()
+    };
+    if report.is_sound() && !settings.keep {
+        // The world is shared with the faults' tasks, which have ended.
+        Arc::into_inner(world).context("a fault still runs")?.remove().await?;
+    } else {
+        write(&world.folder.join("history.json"), &history)?;
+        write(&world.folder.join("report.json"), &report)?;
+    }
+    Ok(report)
+}
+
+/// Waits until every replica takes orders and nothing waits in the outbox.
+async fn recover(world: &World, workload: &Workload) -> anyhow::Result<Vec<Violation>> {
+    let deadline = Instant::now() + RECOVERY_DEADLINE;
+    for index in 0..world.replicas.len() {
+        let mut attempt = 0;
+        while !workload.probe(index, attempt).await? {
+            attempt += 1;
+            if Instant::now() > deadline {
+                let what =
+                    format!("{} took no order within {RECOVERY_DEADLINE:?}", world.replicas[index].name);
+                return Ok(vec![Violation::of(Rule::Recovered, what)]);
+            }
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+    }
+    let (mut least, mut deadline) = (i64::MAX, Instant::now() + RECOVERY_DEADLINE);
+    loop {
+        let (outbox, parked) = audit::waiting(&world.pool).await?;
+        if outbox == 0 && parked == 0 {
+            return Ok(Vec::new());
+        }
+        if outbox < least {
+            (least, deadline) = (outbox, Instant::now() + RECOVERY_DEADLINE);
+        }
+        if Instant::now() > deadline {
+            let what = format!(
+                "{outbox} events wait in the outbox and {parked} orders are parked, no fewer than {RECOVERY_DEADLINE:?} ago"
+            );
+            return Ok(vec![Violation::of(Rule::Recovered, what)]);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Ends every replica, so that the topic is final.
+async fn finish(world: &World) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for replica in &world.replicas {
+        let ended = replica.finish().await;
+        if !ended.is_some_and(is_orderly) {
+            let how = ended.map_or_else(|| "not in time".to_owned(), |status| status.to_string());
+            let what = format!("{} was to end on SIGTERM: {how}", replica.name);
+            violations.push(Violation::of(Rule::Recovered, what));
+        }
+    }
+    violations
+}
+
+/// A process that was just started may not catch SIGTERM yet, and a fail point may be on its way out.
+fn is_orderly(status: ExitStatus) -> bool {
+    let signals = [Signal::TERM.as_raw(), Signal::ABORT.as_raw()];
+    status.success() || status.signal().is_some_and(|signal| signals.contains(&signal))
+}
+
+async fn gather(world: &World, plan: &Plan, ledger: &Ledger) -> anyhow::Result<History> {
+    let pool = &world.pool;
+    Ok(History {
+        shop: plan.shop.clone(),
+        partitions: plan.partitions,
+        calls: ledger.calls(),
+        orders: audit::orders(pool).await?,
+        audit: audit::events(pool).await?,
+        waiting: audit::outbox(pool).await?,
+        topic: dump(&bootstrap(), &world.topic).await?.iter().map(record).collect(),
+        stock: audit::stock(pool).await?.into_iter().collect(),
+        coupon_uses: audit::coupon_uses(pool).await?.into_iter().collect(),
+    })
+}
+
+fn record(message: &OwnedMessage) -> Record {
+    let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+    let headers = message
+        .headers()
+        .map(|headers| headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect());
+    Record {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: text(message.key()),
+        headers: headers.unwrap_or_default(),
+        payload: message.payload().unwrap_or_default().to_vec(),
+    }
+}
+
+async fn knows_keys(world: &World) -> anyhow::Result<bool> {
+    let document = reqwest::get(format!("{}/openapi.json", world.replicas[0].http)).await?.text().await?;
+    Ok(document.to_lowercase().contains(KEY_HEADER))
+}
+
+fn write(file: &Path, value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_vec_pretty(value)?;
+    fs::write(file, text).with_context(|| format!("failed to write {}", file.display()))
+}

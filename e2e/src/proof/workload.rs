@@ -1,0 +1,193 @@
+//! The clients: they buy, repeat what they do not know the outcome of, race against each other, confirm and cancel.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::client::Caller;
+use super::ledger::{Action, Call, Ledger, Outcome, Purchase, Verb};
+use super::plan::Plan;
+use super::plan::shop::PROBE;
+
+/// How often a client repeats a purchase of unknown outcome before it gives up.
+const REPETITIONS: u32 = 3;
+/// Pause before it does so.
+const REPETITION_PAUSE: Duration = Duration::from_millis(150);
+/// Pause after a replica was not there or said that it is busy: who asks again at once only hears it again.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(150);
+/// Orders that any client may change: the last ones bought, so that changes meet each other and their order's first event.
+const RECENT: usize = 24;
+/// Longest pause between two calls, in multiples of the mean.
+const LONGEST_THINK: f64 = 4.0;
+/// Most lines of an order here.
+const MAX_LINES: usize = 4;
+/// The probes' number as a client.
+const PROBER: u32 = u32::MAX;
+
+/// The clients of one run.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    plan: Arc<Plan>,
+    caller: Caller,
+    ledger: Ledger,
+    recent: Arc<Mutex<Vec<Uuid>>>,
+    /// Whether a repetition with the same key is safe; without it a purchase is never repeated.
+    keys: bool,
+}
+
+impl Workload {
+    /// Clients of `caller`'s replicas. `keys` says whether the service knows idempotency keys.
+    #[must_use]
+    pub fn new(plan: Arc<Plan>, caller: Caller, ledger: Ledger, keys: bool) -> Self {
+        Self { plan, caller, ledger, recent: Arc::default(), keys }
+    }
+
+    /// Lets every client go on for as long as planned, and ends when each has its last answer.
+    ///
+    /// # Errors
+    /// When the ledger can't be written.
+    pub async fn run(&self) -> anyhow::Result<()> {
+        let until = Instant::now() + Duration::from_millis(self.plan.workload);
+        let mut clients = JoinSet::new();
+        for number in 0..self.plan.clients {
+            let workload = self.clone();
+            clients.spawn(async move { workload.client(number, until).await });
+        }
+        while let Some(ended) = clients.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+
+    /// One order on that replica, once, with the ledger's knowledge; true when it was taken.
+    ///
+    /// # Errors
+    /// When the ledger can't be written.
+    pub async fn probe(&self, replica: usize, attempt: u32) -> anyhow::Result<bool> {
+        let user = format!("probe-{replica}-{attempt}");
+        let key = Some(format!("{}-{user}", self.plan.seed));
+        let lines = vec![(PROBE.to_owned(), 1)];
+        let action = Action::Create(Purchase { user, key, lines, coupon: None });
+        Ok(matches!(self.call(PROBER, replica, action).await?, Outcome::Ok(_)))
+    }
+
+    async fn client(self, number: u32, until: Instant) -> anyhow::Result<()> {
+        let mut rng = StdRng::seed_from_u64(self.plan.seed << 16 | u64::from(number));
+        let mut purchases = 0;
+        loop {
+            // Exponential pauses: calls of many clients then come at random, at a bounded mean rate.
+            let share = (-rng.random_range(f64::EPSILON..1.0).ln()).min(LONGEST_THINK);
+            let pause = Duration::from_millis(self.plan.think).mul_f64(share);
+            if Instant::now() + pause >= until {
+                return Ok(());
+            }
+            tokio::time::sleep(pause).await;
+            if rng.random_bool(0.65) {
+                purchases += 1;
+                self.buy(number, purchases, &mut rng).await?;
+            } else {
+                self.change(number, &mut rng).await?;
+            }
+        }
+    }
+
+    async fn buy(&self, number: u32, purchase: u32, rng: &mut StdRng) -> anyhow::Result<()> {
+        let wanted = self.purchase(number, purchase, rng);
+        let action = Action::Create(wanted.clone());
+        let repeatable = wanted.key.is_some() && self.keys;
+        let replica = self.any_replica(rng);
+        let mut outcome = if repeatable && rng.random_bool(0.06) {
+            // Twice at once, perhaps on two replicas.
+            let other = self.any_replica(rng);
+            let (one, two) = tokio::join!(
+                self.call(number, replica, action.clone()),
+                self.call(number, other, action.clone())
+            );
+            let (one, two) = (one?, two?);
+            if matches!(one, Outcome::Ok(_)) { one } else { two }
+        } else {
+            self.call(number, replica, action.clone()).await?
+        };
+        for _ in 0..REPETITIONS {
+            if !repeatable || !matches!(outcome, Outcome::Unknown { .. }) {
+                break;
+            }
+            tokio::time::sleep(REPETITION_PAUSE).await;
+            outcome = self.call(number, self.any_replica(rng), action.clone()).await?;
+        }
+        let Outcome::Ok(answer) = outcome else { return Ok(()) };
+        self.remember(answer.order);
+        if repeatable && rng.random_bool(0.05) {
+            self.call(number, self.any_replica(rng), action).await?;
+        } else if repeatable && rng.random_bool(0.03) {
+            let mut other = wanted;
+            other.lines[0].1 += 1;
+            self.call(number, self.any_replica(rng), Action::Create(other)).await?;
+        }
+        Ok(())
+    }
+
+    fn purchase(&self, number: u32, purchase: u32, rng: &mut StdRng) -> Purchase {
+        let user = format!("u{number}-{purchase}");
+        let key = rng.random_bool(0.85).then(|| format!("{}-{user}", self.plan.seed));
+        let products: Vec<&String> =
+            self.plan.shop.products.keys().filter(|product| *product != PROBE).collect();
+        let lines = (0..rng.random_range(1..=MAX_LINES)).map(|_| {
+            // Two of five lines are of the first product: a hot one.
+            let hot = rng.random_bool(0.4);
+            let product = if hot { products.first() } else { products.choose(rng) };
+            (product.map(|name| (*name).clone()).unwrap_or_default(), rng.random_range(1..=2))
+        });
+        let lines = lines.collect();
+        let codes: Vec<&String> = self.plan.shop.coupons.keys().collect();
+        let coupon = rng.random_bool(0.25).then(|| codes.choose(rng).map(|code| (*code).clone())).flatten();
+        Purchase { user, key, lines, coupon }
+    }
+
+    /// Confirms or cancels a recent order, or lets both race.
+    async fn change(&self, number: u32, rng: &mut StdRng) -> anyhow::Result<()> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner).choose(rng).copied();
+        let Some(order) = recent else { return Ok(()) };
+        let to = if rng.random_bool(0.6) { Verb::Confirm } else { Verb::Cancel };
+        let (replica, other) = (self.any_replica(rng), self.any_replica(rng));
+        if rng.random_bool(0.25) {
+            let (one, two) = tokio::join!(
+                self.call(number, replica, Action::Change { order, to: Verb::Confirm }),
+                self.call(number, other, Action::Change { order, to: Verb::Cancel })
+            );
+            one.and(two)?;
+        } else {
+            self.call(number, replica, Action::Change { order, to }).await?;
+        }
+        Ok(())
+    }
+
+    fn remember(&self, order: Uuid) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.push(order);
+        if recent.len() > RECENT {
+            recent.remove(0);
+        }
+    }
+
+    fn any_replica(&self, rng: &mut StdRng) -> usize {
+        rng.random_range(0..self.caller.replicas())
+    }
+
+    async fn call(&self, client: u32, replica: usize, action: Action) -> anyhow::Result<Outcome> {
+        let began = self.ledger.now();
+        let outcome = self.caller.call(replica, &action).await;
+        let ended = self.ledger.now();
+        self.ledger.record(Call { client, replica, began, ended, action, outcome: outcome.clone() })?;
+        if matches!(outcome, Outcome::Refused { status: 0 | 503, .. }) {
+            tokio::time::sleep(REFUSAL_PAUSE).await;
+        }
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,32 @@
+# shellcheck shell=bash disable=SC2034 # the parts that source this use them
+# Building the order service with its fail points, for the campaign and for the planted bugs.
+
+PROOF=$CACHE/proof
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+
+# Waits for a campaign that runs already: both would break the same containers and replace each other's programs.
+take_turn() {
+  mkdir -p "$PROOF"
+  exec 8> "$PROOF/lock"
+  flock --nonblock 8 || { say "waiting for the fault campaign that runs already" && flock 8; }
+}
+
+# The campaign's containers; what a campaign that was stopped left paused goes on.
+proof_up() {
+  engine_answers || die "no Docker engine answers: run lab/up, or lab/up --images-only"
+  docker unpause "$PAIR-kafka" > /dev/null 2>&1 || true
+  backends_up
+  small_postgres_up
+}
+
+# build_service TREE FILE: builds it from the tree and puts it into FILE. A copy, because every build of the service, with or
+# without fail points, takes the same place in the target folder.
+build_service() {
+  local tree=$1 file=$2 profile=${PROOF_PROFILE:-release} folder
+  folder=$profile
+  [[ $profile != dev ]] || folder=debug
+  cargo build --quiet --locked --profile "$profile" --manifest-path "$tree/Cargo.toml" -p order-service --features failpoints
+  mkdir -p "$(dirname "$file")"
+  cp "$CARGO_TARGET_DIR/$folder/order-service" "$file.new"
+  mv "$file.new" "$file"
+}
