@@ -59,10 +59,10 @@ impl Leases {
         self.held.iter().copied().collect()
     }
 
-    /// True when the shard is led, or was when this was last asked for.
+    /// Shards that were led at `before` and are not any longer.
     #[must_use]
-    pub fn leads(&self, shard: i16) -> bool {
-        self.held.contains(&shard)
+    pub fn lost_since(&self, before: &Self) -> Vec<i16> {
+        before.held.difference(&self.held).copied().collect()
     }
 
     /// When a renewal is due: says that this replica lives, renews what it leads, lets go what is above its share and

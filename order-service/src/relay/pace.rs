@@ -17,8 +17,9 @@ const LOOK_MIN: Duration = Duration::from_millis(1);
 const DELETE_AFTER: Duration = Duration::from_millis(20);
 /// Acknowledged rows that are deleted without waiting for more: from there on a larger statement gains little.
 const DELETE_AT_ONCE: usize = 500;
-/// Time from one look at leases and parked orders to the next.
-const UPKEEP_EVERY: Duration = Duration::from_secs(1);
+/// Time from one look at leases, parked orders and settled ids to the next. Deleted rows younger than two looks are walked
+/// over by every read.
+const UPKEEP_EVERY: Duration = Duration::from_millis(250);
 /// First pause after a failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest pause after a failure: how late the relay notices that all is well again.

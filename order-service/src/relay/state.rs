@@ -1,9 +1,11 @@
 //! What outlives a producer: leases, what is in hand, what is known of refusals, and the statements under way.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use super::floor::Floors;
 use super::in_flight::{InFlight, RowId};
 use super::lease::Leases;
 use super::pace::{Pace, Signals};
@@ -22,6 +24,7 @@ type Answer<T> = Result<T, DatabaseError>;
 pub(super) struct State {
     pub(super) leases: Leases,
     pub(super) in_flight: InFlight,
+    pub(super) floors: Floors,
     pub(super) trial: Trial,
     pub(super) parked: Parked,
     pub(super) batch_bytes: u32,
@@ -41,6 +44,7 @@ impl State {
         Self {
             leases: Leases::new(config.pod_name.clone(), config.relay_lease),
             in_flight: InFlight::default(),
+            floors: Floors::new(Instant::now()),
             trial: Trial::default(),
             parked: Parked::default(),
             batch_bytes: publish::BATCH_BYTES,
