@@ -105,7 +105,7 @@ impl World {
     fn new() -> Self {
         let now = Instant::now();
         Self {
-            in_flight: InFlight::with_limit(2),
+            in_flight: InFlight::with_limit(1),
             floors: Floors::new(now),
             now,
             next_id: 0,
