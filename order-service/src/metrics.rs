@@ -1,17 +1,17 @@
 //! What the service counts.
 
+pub mod relay;
+
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use runtime::metrics::Metrics;
-use std::sync::atomic::AtomicU64;
 
-use crate::store::outbox::Backlog;
+pub use relay::RelayMetrics;
 
 /// Upper bounds of the latency buckets, in seconds: from a read of one row to the request timeout.
 const LATENCY_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -44,11 +44,6 @@ struct RouteLabels {
 struct OrderLabels {
     action: OrderAction,
     outcome: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct ErrorLabels {
-    kind: &'static str,
 }
 
 /// Metrics of the API.
@@ -101,68 +96,5 @@ fn method_label(method: &Method) -> &'static str {
         "PUT" => "PUT",
         "HEAD" => "HEAD",
         _ => "other",
-    }
-}
-
-/// Metrics of outbox and relay.
-#[derive(Clone, Default, Debug)]
-pub struct RelayMetrics {
-    outbox_rows: Gauge,
-    outbox_oldest_age: Gauge<f64, AtomicU64>,
-    /// Events that the broker acknowledged.
-    pub published: Counter,
-    /// Events sent and not yet acknowledged and deleted.
-    pub in_flight: Gauge,
-    /// Shards that this replica leads.
-    pub shards_led: Gauge,
-    /// Orders that are parked in the shards that this replica leads.
-    pub parked_orders: Gauge,
-    errors: Family<ErrorLabels, Counter>,
-}
-
-impl RelayMetrics {
-    /// Metrics that are shown by `metrics`.
-    #[must_use]
-    pub fn register(metrics: &Metrics) -> Self {
-        let new = Self::default();
-        let Self { outbox_rows, outbox_oldest_age, published, in_flight, shards_led, parked_orders, errors } =
-            new.clone();
-        metrics.register(|registry| {
-            registry.register(
-                "orderflow_outbox_rows",
-                "Events not yet published, up to a hundred thousand",
-                outbox_rows,
-            );
-            registry.register(
-                "orderflow_outbox_oldest_age_seconds",
-                "Age of the oldest unpublished event",
-                outbox_oldest_age,
-            );
-            registry.register("orderflow_relay_published", "Events acknowledged by the broker", published);
-            registry.register(
-                "orderflow_relay_in_flight",
-                "Events sent, not yet acknowledged and deleted",
-                in_flight,
-            );
-            registry.register("orderflow_relay_shards_led", "Shards this replica leads", shards_led);
-            registry.register(
-                "orderflow_relay_parked_orders",
-                "Orders of which the topic refuses an event, in the shards this replica leads",
-                parked_orders,
-            );
-            registry.register("orderflow_relay_errors", "Failures of the relay", errors);
-        });
-        new
-    }
-
-    /// The outbox was looked at.
-    pub fn backlog(&self, backlog: Backlog) {
-        self.outbox_rows.set(backlog.rows);
-        self.outbox_oldest_age.set(backlog.oldest.as_secs_f64());
-    }
-
-    /// The relay failed; `kind` is one of few words.
-    pub fn failed(&self, kind: &'static str) {
-        self.errors.get_or_create(&ErrorLabels { kind }).inc();
     }
 }

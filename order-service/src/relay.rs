@@ -33,9 +33,11 @@ pub mod read;
 pub mod publish;
 pub mod task;
 pub mod pace;
+mod wake;
 mod state;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use runtime::health::Health;
@@ -47,11 +49,13 @@ use tokio::sync::Notify;
 use crate::config::RelayConfig;
 use crate::metrics::RelayMetrics;
 use crate::store::DatabaseError;
+use crate::store::outbox::SHARDS;
 use error::RelayError;
 use pace::{Backoff, Found};
 use publish::{Publisher, Sent};
 use read::Request;
 use state::State;
+use wake::Wake;
 
 /// Longest silence of the relay's loop before the process counts as hung: every step in it is bounded well below.
 pub const HEARTBEAT_BOUND: Duration = Duration::from_secs(90);
@@ -81,13 +85,15 @@ pub struct Relay {
 impl Relay {
     /// Relays until `stop`; then publishes what its shards still hold, for at most `drain`, and lets the shards go.
     pub async fn run(self, stop: CancellationToken, drain: Duration) {
-        let mut state = State::new(&self.config, self.wake.clone());
+        let mut state = State::new(&self.config);
+        let wake = self.wake(&state);
         let deadline = async {
             stop.cancelled().await;
             tokio::time::sleep(drain).await;
         };
         tokio::select! {
             () = self.supervise(&mut state, &stop) => {}
+            () = wake.run() => {}
             () = deadline => {
                 tracing::warn!(in_flight = state.in_flight.len(), "stopping before the relay could flush; the rest stays in the outbox");
             }
@@ -99,7 +105,7 @@ impl Relay {
                 "shards are let go by the end of their lease"
             );
         }
-        self.metrics.shards_led.set(0);
+        self.metrics.leads(&[]);
         self.health.retire(HEARTBEAT);
     }
 
@@ -188,11 +194,16 @@ impl Relay {
 
     /// Takes in what the statements have answered.
     fn take_answers(&self, state: &mut State) -> Result<(), DatabaseError> {
-        let State { leases, in_flight, floors, parked, pace, upkeep, read, delete, caught_up, .. } = state;
+        let State {
+            leases, leads_all, in_flight, floors, parked, pace, upkeep, read, delete, caught_up, ..
+        } = state;
         if let Some(answer) = upkeep.answer() {
             let kept = answer?;
             in_flight.drop_shards(&kept.leases.lost_since(leases));
             *leases = kept.leases;
+            let led = leases.held();
+            leads_all.store(led.len() == usize::from(SHARDS), Ordering::Relaxed);
+            self.metrics.leads(&led);
             if parked.replace(kept.parked, kept.as_of) {
                 floors.lower();
             }
@@ -281,9 +292,19 @@ impl Relay {
         Ok(())
     }
 
-    fn observe(&self, State { leases, in_flight, parked, .. }: &State) {
+    fn wake(&self, State { signals, leads_all, .. }: &State) -> Wake {
+        Wake {
+            pool: self.pool.clone(),
+            owner: self.config.pod_name.clone(),
+            committed: self.wake.clone(),
+            recorded: signals.recorded.clone(),
+            leads_all: leads_all.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    fn observe(&self, State { in_flight, parked, .. }: &State) {
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.metrics.shards_led.set(leases.led());
         self.metrics.in_flight.set(count(in_flight.len()));
         self.metrics.parked_orders.set(count(parked.len()));
     }

@@ -20,8 +20,8 @@ use crate::monitor;
 use crate::relay::Relay;
 use crate::store::database;
 
-/// Connections of the relay, which reads, deletes and keeps its leases at once, and of the monitor.
-const RELAY_CONNECTIONS: u32 = 4;
+/// Connections of the relay, which reads, deletes, keeps its leases, announces and listens at once, and of the monitor.
+const RELAY_CONNECTIONS: u32 = 6;
 /// Name of the readiness condition that the public listener meets.
 const LISTENING: &str = "http";
 /// Name of the readiness condition that a shutdown ends.

@@ -13,6 +13,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::Instant;
 
 use sqlx::types::Uuid;
 
@@ -68,6 +69,7 @@ pub struct InFlight {
 struct Held {
     shard: i16,
     order_id: Uuid,
+    recorded: Instant,
     stage: Stage,
 }
 
@@ -142,7 +144,7 @@ impl InFlight {
             return false;
         }
         for row in rows {
-            let (order_id, RowId { shard, id }) = (row.order_id, row.row);
+            let OutboxRow { row: RowId { shard, id }, order_id, recorded, .. } = row;
             let lane = match self.orders.entry(order_id) {
                 Entry::Occupied(lane) => lane.into_mut(),
                 Entry::Vacant(lane) => {
@@ -154,7 +156,7 @@ impl InFlight {
                 self.crowded.insert(order_id);
                 continue;
             }
-            self.rows.insert(id, Held { shard, order_id, stage: Stage::Waiting });
+            self.rows.insert(id, Held { shard, order_id, recorded, stage: Stage::Waiting });
             lane.waiting.push_back(row);
         }
         true
@@ -182,17 +184,16 @@ impl InFlight {
         }
     }
 
-    /// The broker has the row; the next one of its order is due. False when no such row was sent.
-    pub fn delivered(&mut self, id: i64) -> bool {
-        let Some(held) = self.rows.get_mut(&id).filter(|held| held.stage == Stage::Sent) else {
-            return false;
-        };
+    /// The broker has the row; the next one of its order is due. Answers when it was recorded; none when no such row was
+    /// sent.
+    pub fn delivered(&mut self, id: i64) -> Option<Instant> {
+        let held = self.rows.get_mut(&id).filter(|held| held.stage == Stage::Sent)?;
         held.stage = Stage::Acknowledged;
         self.acknowledged.push(RowId { shard: held.shard, id });
         self.sent -= 1;
-        let order_id = held.order_id;
+        let (order_id, recorded) = (held.order_id, held.recorded);
         self.proceed(order_id);
-        true
+        Some(recorded)
     }
 
     /// The broker did not take the row: its order waits until it is tried again or parked. None when no such row was sent.

@@ -47,12 +47,6 @@ impl Leases {
         self.held.difference(&self.surplus).copied().collect()
     }
 
-    /// How many shards are led.
-    #[must_use]
-    pub fn led(&self) -> i64 {
-        i64::try_from(self.held.len()).unwrap_or(i64::MAX)
-    }
-
     /// Every shard led.
     #[must_use]
     pub fn held(&self) -> Vec<i16> {

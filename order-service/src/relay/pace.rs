@@ -1,5 +1,6 @@
 //! When the relay reads, deletes and looks after its leases: notified for latency, polling for truth.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use runtime::shutdown::CancellationToken;
@@ -179,14 +180,14 @@ impl Pace {
 }
 
 /// What may end a wait.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Signals {
     /// An event was recorded.
-    pub(super) recorded: std::sync::Arc<Notify>,
+    pub(super) recorded: Arc<Notify>,
     /// A statement was answered.
-    pub(super) answered: std::sync::Arc<Notify>,
+    pub(super) answered: Arc<Notify>,
     /// The producer reported deliveries.
-    pub(super) delivered: std::sync::Arc<Notify>,
+    pub(super) delivered: Arc<Notify>,
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use fail::fail_point;
 use futures::{StreamExt, TryStreamExt};
@@ -24,6 +25,8 @@ pub struct OutboxRow {
     pub row: RowId,
     /// The record's key, as UUID.
     pub order_id: Uuid,
+    /// When it was recorded, as this machine's clock would have had it.
+    pub recorded: Instant,
     /// The record's headers, in order.
     pub headers: OwnedHeaders,
     /// The record's value.
@@ -88,10 +91,11 @@ async fn fetch(
     }
     let page = limit.div_ceil(shards.len());
     let statement = sqlx::query(
-        "select head.shard, head.id, head.order_id, head.headers, head.payload
+        "select head.shard, head.id, head.order_id, head.headers, head.payload,
+                date_part('epoch', now() - head.recorded_at)
          from unnest($1::smallint[], $2::bigint[]) as led (shard, floor)
          cross join lateral (
-             select shard, id, order_id, headers, payload from outbox
+             select shard, id, order_id, headers, payload, recorded_at from outbox
              where outbox.shard = led.shard and outbox.id >= led.floor
                and outbox.id not in (select unnest($3::bigint[]))
                and outbox.order_id not in (select unnest($4::uuid[]))
@@ -104,7 +108,8 @@ async fn fetch(
     .bind(&skip.orders)
     .bind(i64::try_from(page).unwrap_or(i64::MAX));
     // Row by row, so that a large page does not keep a thread from everything else.
-    let fetched = statement.fetch(pool).map(|row| outbox_row(&row?)).try_collect();
+    let asked = Instant::now();
+    let fetched = statement.fetch(pool).map(|row| outbox_row(&row?, asked)).try_collect();
     let mut rows: Vec<OutboxRow> = bounded("read the outbox", fetched).await?;
     // As they come anyway; but no join promises it.
     rows.sort_by_key(|row| row.row);
@@ -123,15 +128,18 @@ async fn fetch(
 pub(super) async fn rows(pool: &PgPool, rows: &[RowId]) -> Result<Vec<OutboxRow>, DatabaseError> {
     let (shards, ids): (Vec<i16>, Vec<i64>) = rows.iter().map(|row| (row.shard, row.id)).unzip();
     let statement = sqlx::query(
-        "select shard, id, order_id, headers, payload from outbox
+        "select shard, id, order_id, headers, payload, date_part('epoch', now() - recorded_at) from outbox
          where (shard, id) in (select * from unnest($1::smallint[], $2::bigint[])) order by shard, id",
     );
     let statement = statement.bind(shards).bind(ids);
-    let fetched = async { statement.fetch_all(pool).await?.iter().map(outbox_row).collect() };
+    let asked = Instant::now();
+    let fetched = statement.fetch(pool).map(|row| outbox_row(&row?, asked)).try_collect();
     bounded("read refused events", fetched).await
 }
 
-fn outbox_row(row: &PgRow) -> sqlx::Result<OutboxRow> {
+/// `asked` is when the statement was sent, and so a little before its `now()`.
+fn outbox_row(row: &PgRow, asked: Instant) -> sqlx::Result<OutboxRow> {
+    let age = Duration::try_from_secs_f64(row.try_get(5)?).unwrap_or_default();
     let Json(stored): Json<Vec<Stored<'_>>> = row.try_get(3)?;
     let headers =
         stored.iter().fold(OwnedHeaders::new_with_capacity(stored.len()), |headers, Stored(key, value)| {
@@ -140,6 +148,7 @@ fn outbox_row(row: &PgRow) -> sqlx::Result<OutboxRow> {
     Ok(OutboxRow {
         row: RowId { shard: row.try_get(0)?, id: row.try_get(1)? },
         order_id: row.try_get(2)?,
+        recorded: asked.checked_sub(age).unwrap_or(asked),
         headers,
         payload: row.try_get::<&[u8], _>(4)?.to_owned(),
     })

@@ -10,3 +10,4 @@ mod drain;
 mod events;
 mod faults;
 mod parking;
+mod replicas;

@@ -8,6 +8,7 @@ pub(super) fn row(shard: i16, id: i64, order: u128) -> OutboxRow {
     OutboxRow {
         row: RowId { shard, id },
         order_id: Uuid::from_u128(order),
+        recorded: Instant::now(),
         headers: OwnedHeaders::new(),
         payload: Vec::new(),
     }
@@ -33,7 +34,7 @@ fn of_one_order_one_event_is_with_the_producer_at_a_time() {
     admit(&mut in_flight, vec![row(0, 1, 7), row(0, 2, 7), row(0, 3, 8)]);
     assert_eq!((next_id(&mut in_flight), next_id(&mut in_flight)), (Some(1), Some(3)));
     assert_eq!(next_id(&mut in_flight), None, "2 waits for 1");
-    assert!(in_flight.delivered(1));
+    assert!(in_flight.delivered(1).is_some());
     assert_eq!(next_id(&mut in_flight), Some(2), "due as soon as 1 is acknowledged, before it is deleted");
 }
 
@@ -73,7 +74,7 @@ fn a_restart_sends_again_what_was_not_acknowledged_and_nothing_else() {
     in_flight.delivered(1);
     in_flight.restart();
     assert_eq!(skipped(&in_flight), [1], "this is only to be deleted; the others are read again");
-    assert!(!in_flight.delivered(2), "a report of the producer before is none of this one's");
+    assert!(in_flight.delivered(2).is_none(), "a report of the producer before is none of this one's");
 }
 
 #[test]

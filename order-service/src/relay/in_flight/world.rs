@@ -161,7 +161,7 @@ impl World {
                     let (order, version) = self.events[&id];
                     let seen = self.acknowledged.entry(order).or_default();
                     *seen = version.max(*seen);
-                    assert!(self.in_flight.delivered(id));
+                    assert!(self.in_flight.delivered(id).is_some());
                 }
             }
             Step::Refuse(_) | Step::TryRefused | Step::Park | Step::Release | Step::Discard => {
