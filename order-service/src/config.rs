@@ -62,7 +62,7 @@ pub struct DatabaseConfig {
     /// `postgres://…`; give it through the environment, not as a flag.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
-    /// Connections for requests (DATABASE_MAX_CONNECTIONS, default 16); the relay has two more of its own, and the writer
+    /// Connections for requests (DATABASE_MAX_CONNECTIONS, default 16); the relay has six more of its own, and the writer
     /// one for each lane.
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     pub database_max_connections: u32,

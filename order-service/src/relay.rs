@@ -16,12 +16,14 @@
 //!    event first has shown, or found acknowledged, every earlier one of its order.
 //!
 //! An event that the broker refuses for good is found out ([`trial`]) and its order left out of reads ([`park`]), later events
-//! and all. There is no cursor: `id > last seen` would skip a row that committed late. A row leaves the outbox only after the broker
-//! acknowledged it and said at which offset: the producer's word alone is not enough ([`publish::Outcome`]).
+//! and all. There is no cursor: `id > last seen` would skip a row that committed late; reads begin at a [`floor`] below which
+//! no row can appear. A row leaves the outbox only after the broker acknowledged it and said at which offset: the producer's
+//! word alone is not enough ([`publish::Outcome`]).
 
 pub mod error;
 pub mod partitions;
 pub mod in_flight;
+pub mod floor;
 pub mod trial;
 pub mod acknowledge;
 pub mod lease;
@@ -31,9 +33,11 @@ pub mod read;
 pub mod publish;
 pub mod task;
 pub mod pace;
+mod wake;
 mod state;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use runtime::health::Health;
@@ -45,11 +49,13 @@ use tokio::sync::Notify;
 use crate::config::RelayConfig;
 use crate::metrics::RelayMetrics;
 use crate::store::DatabaseError;
+use crate::store::outbox::SHARDS;
 use error::RelayError;
 use pace::{Backoff, Found};
 use publish::{Publisher, Sent};
 use read::Request;
 use state::State;
+use wake::Wake;
 
 /// Longest silence of the relay's loop before the process counts as hung: every step in it is bounded well below.
 pub const HEARTBEAT_BOUND: Duration = Duration::from_secs(90);
@@ -79,13 +85,15 @@ pub struct Relay {
 impl Relay {
     /// Relays until `stop`; then publishes what its shards still hold, for at most `drain`, and lets the shards go.
     pub async fn run(self, stop: CancellationToken, drain: Duration) {
-        let mut state = State::new(&self.config, self.wake.clone());
+        let mut state = State::new(&self.config);
+        let wake = self.wake(&state);
         let deadline = async {
             stop.cancelled().await;
             tokio::time::sleep(drain).await;
         };
         tokio::select! {
             () = self.supervise(&mut state, &stop) => {}
+            () = wake.run() => {}
             () = deadline => {
                 tracing::warn!(in_flight = state.in_flight.len(), "stopping before the relay could flush; the rest stays in the outbox");
             }
@@ -97,7 +105,7 @@ impl Relay {
                 "shards are let go by the end of their lease"
             );
         }
-        self.metrics.shards_led.set(0);
+        self.metrics.leads(&[]);
         self.health.retire(HEARTBEAT);
     }
 
@@ -144,6 +152,7 @@ impl Relay {
                 Ok(()) => {}
                 Err(RelayError::Database(error)) => {
                     self.report(RelayError::Database(error));
+                    state.floors.reset();
                     state.pace.failed(Instant::now());
                 }
                 Err(error) => return Err(error),
@@ -185,12 +194,22 @@ impl Relay {
 
     /// Takes in what the statements have answered.
     fn take_answers(&self, state: &mut State) -> Result<(), DatabaseError> {
-        let State { leases, in_flight, parked, pace, upkeep, read, delete, caught_up, .. } = state;
+        let State {
+            leases, leads_all, in_flight, floors, parked, pace, upkeep, read, delete, caught_up, ..
+        } = state;
         if let Some(answer) = upkeep.answer() {
             let kept = answer?;
+            in_flight.drop_shards(&kept.leases.lost_since(leases));
             *leases = kept.leases;
-            parked.replace(kept.parked, kept.as_of);
-            in_flight.keep_shards(|shard| leases.leads(shard));
+            let led = leases.held();
+            leads_all.store(led.len() == usize::from(SHARDS), Ordering::Relaxed);
+            self.metrics.leads(&led);
+            if parked.replace(kept.parked, kept.as_of) {
+                floors.lower();
+            }
+            if let Some(sample) = kept.sample {
+                floors.see(sample);
+            }
             pace.kept(Instant::now());
         }
         if let Some((rows, answer)) = delete.answer() {
@@ -207,6 +226,12 @@ impl Relay {
             let heads = answer?;
             let found = heads.found();
             let admitted = in_flight.admit(&request.skip, heads.rows);
+            if admitted {
+                let crowded = [request.skip.crowded, in_flight.crowded_shards()].concat();
+                for shard in request.shards.iter().filter(|shard| !crowded.contains(shard)) {
+                    floors.raise(&request.start, *shard, heads.full.get(shard).copied());
+                }
+            }
             pace.read_ended(if admitted { found } else { Found::More });
             *caught_up |= request.last && admitted && found != Found::More;
         }
@@ -220,8 +245,9 @@ impl Relay {
     fn keep_leases(&self, state: &mut State) {
         let State { leases, in_flight, parked, upkeep, signals, pace, .. } = state;
         if !upkeep.is_running() && pace.keeps(Instant::now()) {
-            let work = upkeep::upkeep(self.pool.clone(), leases.clone(), in_flight.shards(), parked.added());
-            upkeep.start(&signals.answered, work);
+            let (leases, busy, as_of) = (leases.clone(), in_flight.shards(), parked.added());
+            let request = upkeep::Request { leases, busy, as_of };
+            upkeep.start(&signals.answered, upkeep::upkeep(self.pool.clone(), request));
         }
     }
 
@@ -238,16 +264,17 @@ impl Relay {
     /// Reads on, when that is due and there is room.
     fn read(&self, state: &mut State, stopping: bool) {
         let (room, now) = (state.room(&self.config), Instant::now());
-        let State { leases, in_flight, parked, read, signals, pace, caught_up, .. } = state;
+        let State { leases, in_flight, floors, parked, read, signals, pace, caught_up, .. } = state;
         if room == 0 || *caught_up || read.is_running() || !pace.reads(now) {
             return;
         }
         let mut shards = leases.readable();
         shards.retain(|shard| !parked.stops(*shard));
-        let mut skip = in_flight.skip();
+        let start = floors.start(&shards, in_flight.generation(), now);
+        let mut skip = in_flight.skip(|shard| start.floor(&shards, shard));
         skip.orders.extend(parked.orders());
         pace.read_begins(now);
-        let request = Request { shards, skip, limit: room, last: stopping };
+        let request = Request { shards, start, skip, limit: room, last: stopping };
         read.start(&signals.answered, read::heads(self.pool.clone(), request));
     }
 
@@ -265,9 +292,19 @@ impl Relay {
         Ok(())
     }
 
-    fn observe(&self, State { leases, in_flight, parked, .. }: &State) {
+    fn wake(&self, State { signals, leads_all, .. }: &State) -> Wake {
+        Wake {
+            pool: self.pool.clone(),
+            owner: self.config.pod_name.clone(),
+            committed: self.wake.clone(),
+            recorded: signals.recorded.clone(),
+            leads_all: leads_all.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    fn observe(&self, State { in_flight, parked, .. }: &State) {
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.metrics.shards_led.set(leases.led());
         self.metrics.in_flight.set(count(in_flight.len()));
         self.metrics.parked_orders.set(count(parked.len()));
     }

@@ -23,8 +23,8 @@ use crate::store::orders::PlaceSettings;
 use crate::store::{database, idempotency};
 use crate::writer::{Connections, Writer};
 
-/// Connections of the relay, which reads, deletes and keeps its leases at once, and of the monitor.
-const RELAY_CONNECTIONS: u32 = 4;
+/// Connections of the relay, which reads, deletes, keeps its leases, announces and listens at once, and of the monitor.
+const RELAY_CONNECTIONS: u32 = 6;
 /// Name of the readiness condition that the public listener meets.
 const LISTENING: &str = "http";
 /// Name of the readiness condition that a shutdown ends.

@@ -1,5 +1,7 @@
 //! Takes in what the broker acknowledged, and deletes it from the outbox: only then, and never anything else.
 
+use std::time::Instant;
+
 use fail::fail_point;
 use sqlx::PgPool;
 
@@ -21,10 +23,14 @@ pub(super) fn acknowledge(
     trial: &mut Trial,
     metrics: &RelayMetrics,
 ) -> Result<(), RelayError> {
-    let (mut count, mut failure) = (0, None);
+    let (now, mut failure) = (Instant::now(), None);
     for Delivery { id, outcome } in publisher.take_deliveries() {
         match outcome {
-            Outcome::Delivered => count += u64::from(in_flight.delivered(id)),
+            Outcome::Delivered => {
+                if let Some(recorded) = in_flight.delivered(id) {
+                    metrics.published(now.saturating_duration_since(recorded));
+                }
+            }
             // These stay in hand until the producer is dropped: nothing of their orders may be sent past them.
             Outcome::Unconfirmed => failure = failure.or(Some(RelayError::Unconfirmed { id })),
             Outcome::Failed(source) if Trial::concerns(&source) => {
@@ -35,7 +41,6 @@ pub(super) fn acknowledge(
             Outcome::Failed(source) => failure = failure.or(Some(RelayError::Deliver { id, source })),
         }
     }
-    metrics.published.inc_by(count);
     failure.map_or(Ok(()), Err)
 }
 

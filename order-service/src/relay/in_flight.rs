@@ -13,6 +13,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::Instant;
 
 use sqlx::types::Uuid;
 
@@ -34,16 +35,19 @@ pub struct RowId {
 /// What a read must leave out, as things stood when it began.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Skip {
-    /// Rows in hand.
+    /// Rows in hand, from the floor of their shard on.
     pub ids: Vec<i64>,
     /// Orders that have enough rows in hand.
     pub orders: Vec<Uuid>,
+    /// The shards of these orders: not all rows of theirs that precede what is read are in hand.
+    pub crowded: Vec<i16>,
     generation: u64,
 }
 
 /// Everything in hand. A read skips exactly these rows.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct InFlight {
+    rows_per_order: usize,
     rows: HashMap<i64, Held>,
     /// Orders of which a row is waiting or sent.
     orders: HashMap<Uuid, Lane>,
@@ -65,6 +69,7 @@ pub struct InFlight {
 struct Held {
     shard: i16,
     order_id: Uuid,
+    recorded: Instant,
     stage: Stage,
 }
 
@@ -85,22 +90,61 @@ struct Lane {
     waiting: VecDeque<OutboxRow>,
 }
 
+impl Default for InFlight {
+    fn default() -> Self {
+        Self::with_limit(ROWS_PER_ORDER)
+    }
+}
+
 impl InFlight {
-    /// What a read that begins now must leave out.
+    /// Nothing in hand, and of one order never more than `rows_per_order` waiting.
     #[must_use]
-    pub fn skip(&self) -> Skip {
-        let orders = self.crowded.iter().copied().collect();
-        Skip { ids: self.rows.keys().copied().collect(), orders, generation: self.generation }
+    pub fn with_limit(rows_per_order: usize) -> Self {
+        Self {
+            rows_per_order,
+            rows: HashMap::new(),
+            orders: HashMap::new(),
+            due: VecDeque::new(),
+            crowded: HashSet::new(),
+            uncrowded: false,
+            acknowledged: Vec::new(),
+            sent: 0,
+            generation: 0,
+        }
+    }
+
+    /// What a read that begins now, at each shard's `floor`, must leave out.
+    #[must_use]
+    pub fn skip(&self, floor: impl Fn(i16) -> i64) -> Skip {
+        let in_reach = |(id, held): (&i64, &Held)| (*id >= floor(held.shard)).then_some(*id);
+        Skip {
+            ids: self.rows.iter().filter_map(in_reach).collect(),
+            orders: self.crowded.iter().copied().collect(),
+            crowded: self.crowded_shards(),
+            generation: self.generation,
+        }
+    }
+
+    /// Shards with an order of which rows were left in the outbox though they were found.
+    #[must_use]
+    pub fn crowded_shards(&self) -> Vec<i16> {
+        self.crowded.iter().filter_map(|order_id| Some(self.orders.get(order_id)?.shard)).collect()
+    }
+
+    /// Rises whenever rows that are still in the outbox are let go.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Takes in hand what a read found, the rows of each order in their order. Rows of an order beyond
-    /// [`ROWS_PER_ORDER`] are left to a later read. False, and nothing is taken, when the read is out of date.
+    /// its limit are left to a later read. False, and nothing is taken, when the read is out of date.
     pub fn admit(&mut self, skipped: &Skip, rows: Vec<OutboxRow>) -> bool {
         if skipped.generation != self.generation {
             return false;
         }
         for row in rows {
-            let (order_id, RowId { shard, id }) = (row.order_id, row.row);
+            let OutboxRow { row: RowId { shard, id }, order_id, recorded, .. } = row;
             let lane = match self.orders.entry(order_id) {
                 Entry::Occupied(lane) => lane.into_mut(),
                 Entry::Vacant(lane) => {
@@ -108,11 +152,11 @@ impl InFlight {
                     lane.insert(Lane { shard, busy: false, waiting: VecDeque::new() })
                 }
             };
-            if lane.waiting.len() >= ROWS_PER_ORDER || self.crowded.contains(&order_id) {
+            if lane.waiting.len() >= self.rows_per_order || self.crowded.contains(&order_id) {
                 self.crowded.insert(order_id);
                 continue;
             }
-            self.rows.insert(id, Held { shard, order_id, stage: Stage::Waiting });
+            self.rows.insert(id, Held { shard, order_id, recorded, stage: Stage::Waiting });
             lane.waiting.push_back(row);
         }
         true
@@ -140,17 +184,16 @@ impl InFlight {
         }
     }
 
-    /// The broker has the row; the next one of its order is due. False when no such row was sent.
-    pub fn delivered(&mut self, id: i64) -> bool {
-        let Some(held) = self.rows.get_mut(&id).filter(|held| held.stage == Stage::Sent) else {
-            return false;
-        };
+    /// The broker has the row; the next one of its order is due. Answers when it was recorded; none when no such row was
+    /// sent.
+    pub fn delivered(&mut self, id: i64) -> Option<Instant> {
+        let held = self.rows.get_mut(&id).filter(|held| held.stage == Stage::Sent)?;
         held.stage = Stage::Acknowledged;
         self.acknowledged.push(RowId { shard: held.shard, id });
         self.sent -= 1;
-        let order_id = held.order_id;
+        let (order_id, recorded) = (held.order_id, held.recorded);
         self.proceed(order_id);
-        true
+        Some(recorded)
     }
 
     /// The broker did not take the row: its order waits until it is tried again or parked. None when no such row was sent.
@@ -206,19 +249,21 @@ impl InFlight {
 
     /// Lets go of shards that are led no longer: their new leader reads them. What is sent stays in hand until the broker
     /// answers.
-    pub fn keep_shards(&mut self, led: impl Fn(i16) -> bool) {
-        if self.orders.values().all(|lane| led(lane.shard)) {
+    pub fn drop_shards(&mut self, lost: &[i16]) {
+        if lost.is_empty() {
             return;
         }
-        self.rows
-            .retain(|_, held| matches!(held.stage, Stage::Sent | Stage::Acknowledged) || led(held.shard));
+        self.rows.retain(|_, held| {
+            matches!(held.stage, Stage::Sent | Stage::Acknowledged) || !lost.contains(&held.shard)
+        });
         let sent = self.rows.values().filter(|held| held.stage == Stage::Sent);
         let sent: HashSet<Uuid> = sent.map(|held| held.order_id).collect();
         self.orders.retain(|order_id, lane| {
-            if !led(lane.shard) {
+            let lost = lost.contains(&lane.shard);
+            if lost {
                 lane.waiting.clear();
             }
-            led(lane.shard) || sent.contains(order_id)
+            !lost || sent.contains(order_id)
         });
         let orders = &self.orders;
         self.due.retain(|order_id| orders.get(order_id).is_some_and(|lane| !lane.waiting.is_empty()));
@@ -300,3 +345,5 @@ impl InFlight {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;

@@ -47,22 +47,16 @@ impl Leases {
         self.held.difference(&self.surplus).copied().collect()
     }
 
-    /// How many shards are led.
-    #[must_use]
-    pub fn led(&self) -> i64 {
-        i64::try_from(self.held.len()).unwrap_or(i64::MAX)
-    }
-
     /// Every shard led.
     #[must_use]
     pub fn held(&self) -> Vec<i16> {
         self.held.iter().copied().collect()
     }
 
-    /// True when the shard is led, or was when this was last asked for.
+    /// Shards that were led at `before` and are not any longer.
     #[must_use]
-    pub fn leads(&self, shard: i16) -> bool {
-        self.held.contains(&shard)
+    pub fn lost_since(&self, before: &Self) -> Vec<i16> {
+        before.held.difference(&self.held).copied().collect()
     }
 
     /// When a renewal is due: says that this replica lives, renews what it leads, lets go what is above its share and

@@ -1,5 +1,6 @@
 //! When the relay reads, deletes and looks after its leases: notified for latency, polling for truth.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use runtime::shutdown::CancellationToken;
@@ -17,8 +18,9 @@ const LOOK_MIN: Duration = Duration::from_millis(1);
 const DELETE_AFTER: Duration = Duration::from_millis(20);
 /// Acknowledged rows that are deleted without waiting for more: from there on a larger statement gains little.
 const DELETE_AT_ONCE: usize = 500;
-/// Time from one look at leases and parked orders to the next.
-const UPKEEP_EVERY: Duration = Duration::from_secs(1);
+/// Time from one look at leases, parked orders and settled ids to the next. Deleted rows younger than two looks are walked
+/// over by every read.
+const UPKEEP_EVERY: Duration = Duration::from_millis(250);
 /// First pause after a failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest pause after a failure: how late the relay notices that all is well again.
@@ -178,14 +180,14 @@ impl Pace {
 }
 
 /// What may end a wait.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Signals {
     /// An event was recorded.
-    pub(super) recorded: std::sync::Arc<Notify>,
+    pub(super) recorded: Arc<Notify>,
     /// A statement was answered.
-    pub(super) answered: std::sync::Arc<Notify>,
+    pub(super) answered: Arc<Notify>,
     /// The producer reported deliveries.
-    pub(super) delivered: std::sync::Arc<Notify>,
+    pub(super) delivered: Arc<Notify>,
 }
 
 #[cfg(test)]

@@ -33,11 +33,13 @@ impl Parked {
         self.added
     }
 
-    /// Takes over what a look at the database found, unless an order was parked since it began, and says what is new.
-    pub(super) fn replace(&mut self, found: Self, as_of: u64) {
+    /// Takes over what a look at the database found, unless an order was parked since it began. True when orders were let
+    /// go since the last look.
+    pub(super) fn replace(&mut self, found: Self, as_of: u64) -> bool {
         if as_of != self.added {
-            return;
+            return false;
         }
+        let released = self.orders.keys().any(|order_id| !found.orders.contains_key(order_id));
         for (order_id, row) in &self.orders {
             if !found.orders.contains_key(order_id) {
                 tracing::info!(%order_id, shard = row.shard, "the order is not parked here any longer");
@@ -51,6 +53,7 @@ impl Parked {
                 "too many orders are parked; nothing of this shard is sent until some are let go"
             );
         }
+        released
     }
 
     /// Orders that a read must leave out.

@@ -205,7 +205,7 @@ impl Publisher {
 
     #[expect(clippy::result_large_err, reason = "the row goes back to where it came from")]
     fn send(&self, row: OutboxRow, partitions: i32) -> Result<(), (KafkaError, OutboxRow)> {
-        let OutboxRow { row, order_id, headers, payload } = row;
+        let OutboxRow { row, order_id, recorded, headers, payload } = row;
         let mut buffer = Uuid::encode_buffer();
         let key: &str = order_id.hyphenated().encode_lower(&mut buffer);
         let record = BaseRecord::with_opaque_to(&self.topic, opaque(row.id))
@@ -222,7 +222,7 @@ impl Publisher {
                 (source, refused.headers.expect("a record not taken keeps its headers"))
             }
         };
-        Err((source, OutboxRow { row, order_id, headers, payload }))
+        Err((source, OutboxRow { row, order_id, recorded, headers, payload }))
     }
 
     /// What became of rows since the last call.

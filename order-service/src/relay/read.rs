@@ -1,6 +1,8 @@
 //! Reads the heads of the led shards: what is due to be sent, in the order in which it is to be sent.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use fail::fail_point;
 use futures::{StreamExt, TryStreamExt};
@@ -11,6 +13,7 @@ use sqlx::types::{Json, Uuid};
 use sqlx::{PgPool, Row};
 
 use super::error::bounded;
+use super::floor::Start;
 use super::in_flight::{RowId, Skip};
 use super::pace::Found;
 use crate::store::DatabaseError;
@@ -22,6 +25,8 @@ pub struct OutboxRow {
     pub row: RowId,
     /// The record's key, as UUID.
     pub order_id: Uuid,
+    /// When it was recorded, as this machine's clock would have had it.
+    pub recorded: Instant,
     /// The record's headers, in order.
     pub headers: OwnedHeaders,
     /// The record's value.
@@ -33,6 +38,8 @@ pub struct OutboxRow {
 pub(super) struct Request {
     /// Shards to read; no two reads of one shard run at once.
     pub(super) shards: Vec<i16>,
+    /// Where each begins.
+    pub(super) start: Start,
     /// What is in hand or parked.
     pub(super) skip: Skip,
     /// About how many rows in all.
@@ -46,16 +53,16 @@ pub(super) struct Request {
 pub struct Heads {
     /// By shard, and within it by id.
     pub rows: Vec<OutboxRow>,
-    /// A shard's page was full.
-    pub more: bool,
+    /// The last id of each shard whose page was full: there is more.
+    pub full: BTreeMap<i16, i64>,
 }
 
 impl Heads {
     pub(super) fn found(&self) -> Found {
-        match (self.rows.is_empty(), self.more) {
+        match (self.rows.is_empty(), self.full.is_empty()) {
             (true, _) => Found::None,
-            (false, true) => Found::More,
-            (false, false) => Found::Some,
+            (false, false) => Found::More,
+            (false, true) => Found::Some,
         }
     }
 }
@@ -66,8 +73,8 @@ struct Stored<'a>(#[serde(borrow)] Cow<'a, str>, #[serde(borrow)] Cow<'a, str>);
 
 /// The first rows of each shard that are not to be skipped, about `limit` in all.
 ///
-/// One statement, hence one snapshot: whoever sees an order's later row in it sees its earlier ones. Always from the
-/// head; what is in hand is skipped by its id. The ids to skip are a subquery because that is hashed by every version of
+/// One statement, hence one snapshot: whoever sees an order's later row in it sees its earlier ones. From each shard's
+/// floor, below which everything is in hand; what is in hand above it is skipped by its id. The ids to skip are a subquery because that is hashed by every version of
 /// PostgreSQL, while `<> all` compares one by one before 15.
 pub(super) async fn heads(pool: PgPool, request: Request) -> (Request, Result<Heads, DatabaseError>) {
     let found = fetch(&pool, &request).await;
@@ -75,33 +82,43 @@ pub(super) async fn heads(pool: PgPool, request: Request) -> (Request, Result<He
     (request, found)
 }
 
-async fn fetch(pool: &PgPool, Request { shards, skip, limit, .. }: &Request) -> Result<Heads, DatabaseError> {
+async fn fetch(
+    pool: &PgPool,
+    Request { shards, start, skip, limit, .. }: &Request,
+) -> Result<Heads, DatabaseError> {
     if shards.is_empty() {
         return Ok(Heads::default());
     }
     let page = limit.div_ceil(shards.len());
     let statement = sqlx::query(
-        "select head.shard, head.id, head.order_id, head.headers, head.payload
-         from unnest($1::smallint[]) as led (shard)
+        "select head.shard, head.id, head.order_id, head.headers, head.payload,
+                date_part('epoch', now() - head.recorded_at)
+         from unnest($1::smallint[], $2::bigint[]) as led (shard, floor)
          cross join lateral (
-             select shard, id, order_id, headers, payload from outbox
-             where outbox.shard = led.shard
-               and outbox.id not in (select unnest($2::bigint[]))
-               and outbox.order_id not in (select unnest($3::uuid[]))
-             order by outbox.id limit $4
+             select shard, id, order_id, headers, payload, recorded_at from outbox
+             where outbox.shard = led.shard and outbox.id >= led.floor
+               and outbox.id not in (select unnest($3::bigint[]))
+               and outbox.order_id not in (select unnest($4::uuid[]))
+             order by outbox.id limit $5
          ) as head",
     )
     .bind(shards)
+    .bind(&start.floors)
     .bind(&skip.ids)
     .bind(&skip.orders)
     .bind(i64::try_from(page).unwrap_or(i64::MAX));
     // Row by row, so that a large page does not keep a thread from everything else.
-    let fetched = statement.fetch(pool).map(|row| outbox_row(&row?)).try_collect();
+    let asked = Instant::now();
+    let fetched = statement.fetch(pool).map(|row| outbox_row(&row?, asked)).try_collect();
     let mut rows: Vec<OutboxRow> = bounded("read the outbox", fetched).await?;
     // As they come anyway; but no join promises it.
     rows.sort_by_key(|row| row.row);
-    let more = rows.chunk_by(|a, b| a.row.shard == b.row.shard).any(|shard| shard.len() >= page);
-    Ok(Heads { rows, more })
+    let full = rows
+        .chunk_by(|a, b| a.row.shard == b.row.shard)
+        .filter(|shard| shard.len() >= page)
+        .filter_map(|shard| shard.last().map(|row| (row.row.shard, row.row.id)))
+        .collect();
+    Ok(Heads { rows, full })
 }
 
 /// The named rows, as far as the outbox still has them.
@@ -111,15 +128,18 @@ async fn fetch(pool: &PgPool, Request { shards, skip, limit, .. }: &Request) -> 
 pub(super) async fn rows(pool: &PgPool, rows: &[RowId]) -> Result<Vec<OutboxRow>, DatabaseError> {
     let (shards, ids): (Vec<i16>, Vec<i64>) = rows.iter().map(|row| (row.shard, row.id)).unzip();
     let statement = sqlx::query(
-        "select shard, id, order_id, headers, payload from outbox
+        "select shard, id, order_id, headers, payload, date_part('epoch', now() - recorded_at) from outbox
          where (shard, id) in (select * from unnest($1::smallint[], $2::bigint[])) order by shard, id",
     );
     let statement = statement.bind(shards).bind(ids);
-    let fetched = async { statement.fetch_all(pool).await?.iter().map(outbox_row).collect() };
+    let asked = Instant::now();
+    let fetched = statement.fetch(pool).map(|row| outbox_row(&row?, asked)).try_collect();
     bounded("read refused events", fetched).await
 }
 
-fn outbox_row(row: &PgRow) -> sqlx::Result<OutboxRow> {
+/// `asked` is when the statement was sent, and so a little before its `now()`.
+fn outbox_row(row: &PgRow, asked: Instant) -> sqlx::Result<OutboxRow> {
+    let age = Duration::try_from_secs_f64(row.try_get(5)?).unwrap_or_default();
     let Json(stored): Json<Vec<Stored<'_>>> = row.try_get(3)?;
     let headers =
         stored.iter().fold(OwnedHeaders::new_with_capacity(stored.len()), |headers, Stored(key, value)| {
@@ -128,6 +148,7 @@ fn outbox_row(row: &PgRow) -> sqlx::Result<OutboxRow> {
     Ok(OutboxRow {
         row: RowId { shard: row.try_get(0)?, id: row.try_get(1)? },
         order_id: row.try_get(2)?,
+        recorded: asked.checked_sub(age).unwrap_or(asked),
         headers,
         payload: row.try_get::<&[u8], _>(4)?.to_owned(),
     })

@@ -1,9 +1,10 @@
 //! What outlives a producer: leases, what is in hand, what is known of refusals, and the statements under way.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
-use tokio::sync::Notify;
-
+use super::floor::Floors;
 use super::in_flight::{InFlight, RowId};
 use super::lease::Leases;
 use super::pace::{Pace, Signals};
@@ -22,6 +23,7 @@ type Answer<T> = Result<T, DatabaseError>;
 pub(super) struct State {
     pub(super) leases: Leases,
     pub(super) in_flight: InFlight,
+    pub(super) floors: Floors,
     pub(super) trial: Trial,
     pub(super) parked: Parked,
     pub(super) batch_bytes: u32,
@@ -30,17 +32,18 @@ pub(super) struct State {
     pub(super) delete: Task<(Vec<RowId>, Answer<()>)>,
     pub(super) pace: Pace,
     pub(super) signals: Signals,
+    /// Every shard is led here, as those who announce events must know.
+    pub(super) leads_all: Arc<AtomicBool>,
     /// Everything recorded before the service was told to stop is in hand.
     pub(super) caught_up: bool,
 }
 
 impl State {
-    pub(super) fn new(config: &RelayConfig, recorded: Arc<Notify>) -> Self {
-        let signals =
-            Signals { recorded, answered: Arc::new(Notify::new()), delivered: Arc::new(Notify::new()) };
+    pub(super) fn new(config: &RelayConfig) -> Self {
         Self {
             leases: Leases::new(config.pod_name.clone(), config.relay_lease),
             in_flight: InFlight::default(),
+            floors: Floors::new(Instant::now()),
             trial: Trial::default(),
             parked: Parked::default(),
             batch_bytes: publish::BATCH_BYTES,
@@ -48,7 +51,8 @@ impl State {
             read: Task::default(),
             delete: Task::default(),
             pace: Pace::default(),
-            signals,
+            signals: Signals::default(),
+            leads_all: Arc::default(),
             caught_up: false,
         }
     }

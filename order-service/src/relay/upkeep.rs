@@ -1,11 +1,24 @@
-//! What the relay looks after beside its work: its leases, and who is parked.
+//! What the relay looks after beside its work: its leases, who is parked, and which ids are settled.
 
 use fail::fail_point;
 use sqlx::PgPool;
 
+use super::error::bounded;
+use super::floor::Sample;
 use super::lease::Leases;
 use super::park::{self, Parked};
 use crate::store::DatabaseError;
+
+/// What to look after.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// The leases as they are.
+    pub(super) leases: Leases,
+    /// Shards of which something is in hand.
+    pub(super) busy: Vec<i16>,
+    /// How many orders this relay has parked by itself: what it parks from now on may not be in what is found.
+    pub(super) as_of: u64,
+}
 
 /// How things stand.
 #[derive(Debug)]
@@ -14,20 +27,33 @@ pub(super) struct Upkeep {
     pub(super) leases: Leases,
     /// The orders parked in them.
     pub(super) parked: Parked,
-    /// How many orders this relay had parked by itself when the look began: what it parked since is not in it.
+    /// As of which of this relay's own parkings.
     pub(super) as_of: u64,
+    /// The sequence and the running transactions; none where the server does not tell.
+    pub(super) sample: Option<Sample>,
 }
 
-/// Renews leases when that is due, and looks who is parked in the shards then led. `busy` are shards of which something is
-/// in hand.
-pub(super) async fn upkeep(
-    pool: PgPool,
-    mut leases: Leases,
-    busy: Vec<i16>,
-    as_of: u64,
-) -> Result<Upkeep, DatabaseError> {
+/// Renews leases when that is due, looks who is parked in the shards then led, and takes a sample for the floors.
+pub(super) async fn upkeep(pool: PgPool, request: Request) -> Result<Upkeep, DatabaseError> {
+    let Request { mut leases, busy, as_of } = request;
     leases.keep(&pool, |shard| busy.contains(&shard)).await?;
     fail_point!("relay::after_lease");
     let parked = park::load(&pool, &leases.held()).await?;
-    Ok(Upkeep { leases, parked, as_of })
+    let sample = sample(&pool).await?;
+    Ok(Upkeep { leases, parked, as_of, sample })
+}
+
+/// Takes a transaction id, four times a second: a snapshot alone does not say which ids were given out.
+async fn sample(pool: &PgPool) -> Result<Option<Sample>, DatabaseError> {
+    let statement = sqlx::query_as(
+        "select case when is_called then last_value else last_value - 1 end,
+                pg_current_xact_id()::text::bigint, pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+         from outbox_id_seq",
+    );
+    match bounded("look at the sequence", statement.fetch_one(pool)).await {
+        Ok((last_id, next_xid, oldest_xid)) => Ok(Some(Sample { last_id, next_xid, oldest_xid })),
+        // A server that speaks PostgreSQL's protocol but has no such functions: reads begin at the head there.
+        Err(error) if error.is_unsupported() => Ok(None),
+        Err(error) => Err(error),
+    }
 }

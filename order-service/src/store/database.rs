@@ -16,6 +16,11 @@ use super::error::DatabaseError;
 const STATEMENT_TIMEOUT: &str = "10s";
 /// Longest pause within a transaction: a client that vanished must not hold its row locks.
 const IDLE_IN_TRANSACTION_TIMEOUT: &str = "15s";
+/// Longest transaction, where the server can hold a session to it (PostgreSQL 17): above the two together. What stays open
+/// longer keeps deleted rows from being passed over and vacuumed.
+const TRANSACTION_TIMEOUT: &str = "set transaction_timeout = '30s'";
+/// Version of the server from which on it knows that setting.
+const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
 /// First pause between attempts to reach the database at start.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 /// Longest pause between attempts: a database that is back is noticed within this.
@@ -53,7 +58,17 @@ pub fn relay_pool(options: &PgConnectOptions, max_connections: u32, acquire_time
 }
 
 fn pool_options(max_connections: u32, acquire_timeout: Duration) -> PgPoolOptions {
-    PgPoolOptions::new().max_connections(max_connections).acquire_timeout(acquire_timeout)
+    PgPoolOptions::new().max_connections(max_connections).acquire_timeout(acquire_timeout).after_connect(
+        |connection, _| {
+            Box::pin(async move {
+                if connection.server_version_num().is_some_and(|version| version >= TRANSACTION_TIMEOUT_SINCE)
+                {
+                    sqlx::query(TRANSACTION_TIMEOUT).execute(connection).await?;
+                }
+                Ok(())
+            })
+        },
+    )
 }
 
 /// Whether the database answers at all.

@@ -56,6 +56,14 @@ impl DatabaseError {
         }
     }
 
+    /// True when the server does not know what was asked for.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        // feature_not_supported, syntax_error, undefined_column, undefined_function, undefined_table
+        self.sql_state()
+            .is_some_and(|state| ["0A000", "42601", "42703", "42883", "42P01"].contains(&state.as_str()))
+    }
+
     /// True when the failure leaves open whether the transaction took effect.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {

@@ -14,3 +14,4 @@ mod drain;
 mod events;
 mod faults;
 mod parking;
+mod replicas;

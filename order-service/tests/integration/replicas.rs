@@ -1,0 +1,142 @@
+//! Several replicas on one outbox: they tell each other of events, and one that freezes is replaced.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use order_service::{Listeners, run};
+use runtime::shutdown::CancellationToken;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+
+use crate::harness::{Bench, Instance, bench, until, versions_by_order};
+
+async fn lives(shop: &Instance, count: usize) -> Vec<String> {
+    join_all((0..count).map(async |_| {
+        let id = shop.placed("p1").await;
+        shop.changed(&id, "confirm").await;
+        id
+    }))
+    .await
+}
+
+async fn led(shop: &Instance) -> f64 {
+    shop.metric("orderflow_relay_shards_led").await
+}
+
+async fn assert_first_seen_in_order(bench: &Bench, versions: i64) {
+    let published = versions_by_order(&bench.records().await);
+    assert_eq!(i64::try_from(published.len()).unwrap(), bench.number("select count(*) from orders").await);
+    for (order, seen) in published {
+        let mut known = BTreeSet::new();
+        let first: Vec<i64> = seen.iter().copied().filter(|version| known.insert(*version)).collect();
+        assert_eq!(first, (1..=versions).collect::<Vec<_>>(), "{order} in {seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_one_replica_recorded_wakes_the_other_that_leads_its_shard() {
+    bench(Some(3), async |bench| {
+        let steady = |name| {
+            let mut config = bench.config(name);
+            config.relay.relay_lease = Duration::from_secs(15);
+            bench.start_with(config)
+        };
+        let (a, b) = (steady("a").await, steady("b").await);
+        until("each leads half of the shards", async || led(&a).await == 8.0 && led(&b).await == 8.0).await;
+        a.load(&[("p1", 100, 10_000)], &[]).await;
+        let mut took = Vec::new();
+        while took.len() < 11 {
+            let before = b.metric("orderflow_relay_published_total").await;
+            let began = Instant::now();
+            a.placed("p1").await;
+            bench.until_published().await;
+            if b.metric("orderflow_relay_published_total").await > before {
+                took.push(began.elapsed());
+            }
+        }
+        assert!(b.metric("orderflow_relay_announced_total").await >= 11.0);
+        took.sort();
+        assert!(took[5] < Duration::from_millis(150), "{took:?}");
+        a.stop().await;
+        until("the other leads all of them", async || led(&b).await == 16.0).await;
+        let announced = b.metric("orderflow_relay_announced_total").await;
+        lives(&b, 10).await;
+        bench.until_published().await;
+        assert_eq!(b.metric("orderflow_relay_announced_total").await, announced, "there is nobody to tell");
+        b.stop().await;
+    })
+    .await;
+}
+
+/// An instance on a runtime of its own, so that all of it can be stopped from running, like a process by SIGSTOP;
+/// librdkafka's threads run on.
+struct Freezer {
+    runtime: Handle,
+    stop: CancellationToken,
+    thread: thread::JoinHandle<()>,
+}
+
+async fn start_freezable(bench: &Bench, name: &str) -> (Freezer, String) {
+    let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();
+    let (http, admin) = (bind().await, bind().await);
+    let admin_url = format!("http://{}", admin.local_addr().unwrap());
+    let (config, stop) = (bench.config(name), CancellationToken::new());
+    let (started, handle) = mpsc::channel();
+    let token = stop.clone();
+    let thread = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        started.send(runtime.handle().clone()).unwrap();
+        runtime.block_on(async {
+            let listen = |listener| TcpListener::from_std(listener).unwrap();
+            run(config, Listeners { http: listen(http), admin: listen(admin) }, token).await.unwrap();
+        });
+    });
+    (Freezer { runtime: handle.recv().unwrap(), stop, thread }, admin_url)
+}
+
+impl Freezer {
+    /// Nothing of the instance runs until the answer is dropped.
+    fn freeze(&self) -> mpsc::Sender<()> {
+        let (thaw, frozen) = mpsc::channel();
+        self.runtime.spawn(async move { frozen.recv() });
+        thaw
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        tokio::task::spawn_blocking(move || self.thread.join().unwrap()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_leader_is_replaced_and_repeats_at_most_when_it_thaws() {
+    bench(Some(3), async |bench| {
+        let (frozen, admin) = start_freezable(bench, "a").await;
+        until("it leads every shard", async || {
+            let Ok(answer) = reqwest::get(format!("{admin}/metrics")).await else { return false };
+            answer.text().await.unwrap().contains("orderflow_relay_shards_led 16")
+        })
+        .await;
+        let shop = bench.start("b").await;
+        shop.load(&[("p1", 100, 10_000)], &[]).await;
+        for _ in 0..2 {
+            let begun = lives(&shop, 20).await;
+            let thaw = frozen.freeze();
+            let cancelled = join_all(begun.iter().map(|id| shop.changed(id, "cancel")));
+            let (_, placed) = tokio::join!(cancelled, lives(&shop, 20));
+            until("the other leads every shard", async || led(&shop).await == 16.0).await;
+            bench.until_published().await;
+            drop(thaw);
+            join_all(placed.iter().map(|id| shop.changed(id, "cancel"))).await;
+            until("they share the shards again", async || led(&shop).await == 8.0).await;
+            bench.until_published().await;
+        }
+        assert_first_seen_in_order(bench, 3).await;
+        frozen.stop().await;
+        shop.stop().await;
+    })
+    .await;
+}
