@@ -20,13 +20,14 @@ proof_up() {
 }
 
 # build_service TREE FILE: builds it from the tree and puts it into FILE. A copy, because every build of the service, with or
-# without fail points, takes the same place in the target folder.
+# without fail points, takes the same place in the target folder. Each step is followed by its own way out: a caller that
+# asks for the status turns `set -e` off.
 build_service() {
   local tree=$1 file=$2 profile=${PROOF_PROFILE:-release} folder
   folder=$profile
   [[ $profile != dev ]] || folder=debug
-  cargo build --quiet --locked --profile "$profile" --manifest-path "$tree/Cargo.toml" -p order-service --features failpoints
-  mkdir -p "$(dirname "$file")"
-  cp "$CARGO_TARGET_DIR/$folder/order-service" "$file.new"
+  (cd "$tree" && cargo build --quiet --locked --profile "$profile" -p order-service --features failpoints) || return 1
+  mkdir -p "$(dirname "$file")" || return 1
+  cp "$CARGO_TARGET_DIR/$folder/order-service" "$file.new" || return 1
   mv "$file.new" "$file"
 }

@@ -48,10 +48,20 @@ struct Args {
     plan: bool,
 }
 
-/// All runs sound: 0. A rule broken: 1. No verdict, since something else failed: 2.
+/// Exit code when a rule was broken.
+const UNSOUND: u8 = 1;
+/// Exit code when there is no verdict, since something else failed: it must never look like a bug that was found.
+const NO_VERDICT: u8 = 2;
+
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    let args = Args::parse();
+async fn main() -> ExitCode {
+    judge(Args::parse()).await.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(NO_VERDICT)
+    })
+}
+
+async fn judge(args: Args) -> anyhow::Result<ExitCode> {
     runtime::tls::install_provider();
     if args.plan {
         println!("{}", serde_json::to_string_pretty(&Plan::of(args.seed.unwrap_or(args.from)))?);
@@ -69,12 +79,12 @@ async fn main() -> anyhow::Result<ExitCode> {
     let missed = points_missed(&reports);
     if args.short && !missed.is_empty() {
         println!("fail points that were never hit: {}", missed.join(", "));
-        return Ok(ExitCode::from(2));
+        return Ok(ExitCode::from(NO_VERDICT));
     }
     Ok(if reports.iter().any(|report| report.broken.is_none() && !report.is_sound()) {
-        ExitCode::from(1)
+        ExitCode::from(UNSOUND)
     } else if reports.iter().any(|report| report.broken.is_some()) {
-        ExitCode::from(2)
+        ExitCode::from(NO_VERDICT)
     } else {
         ExitCode::SUCCESS
     })

@@ -103,6 +103,16 @@ pub async fn coupon_uses(pool: &PgPool) -> anyhow::Result<Vec<(String, i64)>> {
     rows.await.context("failed to read the coupons")
 }
 
+/// Deadlocks in the database since the server last crashed.
+///
+/// # Errors
+/// When the database fails.
+pub async fn deadlocks(pool: &PgPool) -> anyhow::Result<i64> {
+    let counted =
+        sqlx::query_scalar("select deadlocks from pg_stat_database where datname = current_database()");
+    counted.fetch_one(pool).await.context("failed to read the statistics")
+}
+
 /// Order and version of each event in the outbox.
 ///
 /// # Errors

@@ -1,7 +1,8 @@
 //! The checker: every rule over one run's [`History`]. Pure, so that each rule can be shown to find what it is for.
 //!
-//! The numbers are those of the design; C4, C5 and C9 speak of the consumer. Two rules have no number: a call that is
-//! answered 500 met something the service does not know, and a service that does not recover is no proof of anything.
+//! The numbers are those of the design; C4, C5 and C9 speak of the consumer. Three rules have no number: a call that is
+//! answered 500 met something the service does not know, a deadlock says that locks are not taken in one order, and a
+//! service that does not recover is no proof of anything.
 
 pub mod calls;
 pub mod events;
@@ -42,6 +43,9 @@ pub enum Rule {
     /// No call is answered 500.
     #[serde(rename = "no 500")]
     Understood,
+    /// No transaction waits for another in a circle.
+    #[serde(rename = "no deadlock")]
+    Untangled,
     /// Once healed, orders are taken and the outbox empties within the deadline, and a stop signal ends each replica.
     #[serde(rename = "recovery")]
     Recovered,
@@ -57,6 +61,7 @@ impl fmt::Display for Rule {
             Self::Unaltered => "C7",
             Self::Balanced => "C8",
             Self::Understood => "no 500",
+            Self::Untangled => "no deadlock",
             Self::Recovered => "recovery",
         })
     }
@@ -108,6 +113,10 @@ pub fn check(history: &History) -> Verdict {
     violations.extend(events::ordered(history));
     violations.extend(events::unaltered(history, &audit));
     violations.extend(balance::balanced(history));
+    if history.deadlocks > 0 {
+        let what = format!("PostgreSQL had to end {} transactions", history.deadlocks);
+        violations.push(Violation::of(Rule::Untangled, what));
+    }
     let distinct: HashSet<(Uuid, i64)> = history.topic.iter().filter_map(identity).collect();
     let decoded = history.topic.iter().filter_map(identity).count();
     Verdict { violations, events: audit.events.len(), duplicates: decoded - distinct.len() }
@@ -167,7 +176,7 @@ pub fn identity(record: &Record) -> Option<(Uuid, i64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::fixture::sound;
+    use super::fixture::{broken, sound};
     use super::*;
 
     #[test]
@@ -184,5 +193,11 @@ mod tests {
         history.topic.push(again);
         let verdict = check(&history);
         assert_eq!((verdict.violations.len(), verdict.duplicates), (0, 1));
+    }
+
+    #[test]
+    fn a_deadlock_is_found() {
+        let history = History { deadlocks: 1, ..sound() };
+        assert_eq!(broken(&history), [Rule::Untangled]);
     }
 }

@@ -30,6 +30,8 @@ pub struct History {
     pub stock: BTreeMap<String, i64>,
     /// Uses of each coupon.
     pub coupon_uses: BTreeMap<String, i64>,
+    /// Deadlocks that PostgreSQL had to resolve, since it last crashed.
+    pub deadlocks: i64,
 }
 
 /// An order as it is stored.

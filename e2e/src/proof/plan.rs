@@ -10,7 +10,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
-use super::points::{Act, POINTS, Point};
+use super::points::{Act, POINTS, Point, most_passes};
 pub use fault::{Fault, Route, Trouble};
 pub use shop::{Coupon, Product, Shop};
 
@@ -155,7 +155,7 @@ fn points(rng: &mut StdRng, seed: u64, replicas: usize) -> Vec<Vec<Point>> {
         let step = usize::try_from(SWEEPS).unwrap_or(1);
         let first = usize::try_from(sweep % SWEEPS).unwrap_or_default();
         for (index, name) in POINTS.iter().skip(first).step_by(step).enumerate() {
-            let after = rng.random_range(1..8);
+            let after = rng.random_range(1..8).min(most_passes(name));
             points[index % replicas].push(Point { name, after, act: Act::Die });
         }
         return points;
@@ -164,7 +164,8 @@ fn points(rng: &mut StdRng, seed: u64, replicas: usize) -> Vec<Vec<Point>> {
         for _ in 0..rng.random_range(0..=2) {
             let name = POINTS.choose(rng).copied().unwrap_or(POINTS[0]);
             let act = if rng.random_bool(0.3) { Act::Sleep(rng.random_range(100..3500)) } else { Act::Die };
-            armed.push(Point { name, after: rng.random_range(0..60), act });
+            let after = rng.random_range(0..60).min(most_passes(name));
+            armed.push(Point { name, after, act });
         }
     }
     points

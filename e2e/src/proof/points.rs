@@ -17,6 +17,12 @@ pub const POINTS: [&str; 10] = [
     "relay::after_delete",
 ];
 
+/// Most visits that may pass at a point if it is still to act within a run: leases are kept a few times only.
+#[must_use]
+pub fn most_passes(name: &str) -> u32 {
+    if name == "relay::after_lease" { 3 } else { u32::MAX }
+}
+
 /// What is done at a point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]

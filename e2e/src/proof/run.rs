@@ -30,8 +30,6 @@ const RECOVERY_DEADLINE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// Pause between two probes of a replica.
 const PROBE_EVERY: Duration = Duration::from_millis(100);
-/// How the API document names idempotency keys.
-const KEY_HEADER: &str = "idempotency-key";
 
 /// What all runs of a campaign share.
 #[derive(Clone, Debug)]
@@ -65,8 +63,7 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
     write(&world.folder.join("plan.json"), &**plan)?;
     let ledger = Ledger::create(&world.folder.join("calls.jsonl"))?;
     let caller = Caller::new(world.replicas.iter().map(|replica| replica.http.clone()).collect())?;
-    let keys = knows_keys(&world).await?;
-    let workload = Workload::new(Arc::clone(plan), caller, ledger.clone(), keys);
+    let workload = Workload::new(Arc::clone(plan), caller, ledger.clone());
 
     let (worked, mut happenings) = tokio::join!(workload.run(), faults::inject_all(&world, &plan.faults));
     worked?;
@@ -170,6 +167,7 @@ async fn gather(world: &World, plan: &Plan, ledger: &Ledger) -> anyhow::Result<H
         topic: dump(&bootstrap(), &world.topic).await?.iter().map(record).collect(),
         stock: audit::stock(pool).await?.into_iter().collect(),
         coupon_uses: audit::coupon_uses(pool).await?.into_iter().collect(),
+        deadlocks: audit::deadlocks(pool).await?,
     })
 }
 
@@ -185,11 +183,6 @@ fn record(message: &OwnedMessage) -> Record {
         headers: headers.unwrap_or_default(),
         payload: message.payload().unwrap_or_default().to_vec(),
     }
-}
-
-async fn knows_keys(world: &World) -> anyhow::Result<bool> {
-    let document = reqwest::get(format!("{}/openapi.json", world.replicas[0].http)).await?.text().await?;
-    Ok(document.to_lowercase().contains(KEY_HEADER))
 }
 
 fn write(file: &Path, value: &impl serde::Serialize) -> anyhow::Result<()> {

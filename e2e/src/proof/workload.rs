@@ -37,15 +37,13 @@ pub struct Workload {
     caller: Caller,
     ledger: Ledger,
     recent: Arc<Mutex<Vec<Uuid>>>,
-    /// Whether a repetition with the same key is safe; without it a purchase is never repeated.
-    keys: bool,
 }
 
 impl Workload {
-    /// Clients of `caller`'s replicas. `keys` says whether the service knows idempotency keys.
+    /// Clients of `caller`'s replicas.
     #[must_use]
-    pub fn new(plan: Arc<Plan>, caller: Caller, ledger: Ledger, keys: bool) -> Self {
-        Self { plan, caller, ledger, recent: Arc::default(), keys }
+    pub fn new(plan: Arc<Plan>, caller: Caller, ledger: Ledger) -> Self {
+        Self { plan, caller, ledger, recent: Arc::default() }
     }
 
     /// Lets every client go on for as long as planned, and ends when each has its last answer.
@@ -100,7 +98,8 @@ impl Workload {
     async fn buy(&self, number: u32, purchase: u32, rng: &mut StdRng) -> anyhow::Result<()> {
         let wanted = self.purchase(number, purchase, rng);
         let action = Action::Create(wanted.clone());
-        let repeatable = wanted.key.is_some() && self.keys;
+        // Without a key a repetition would be another order.
+        let repeatable = wanted.key.is_some();
         let replica = self.any_replica(rng);
         let mut outcome = if repeatable && rng.random_bool(0.06) {
             // Twice at once, perhaps on two replicas.

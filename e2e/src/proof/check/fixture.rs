@@ -52,6 +52,7 @@ pub(crate) fn sound() -> History {
         topic: events.iter().enumerate().map(|(offset, event)| record(event, offset)).collect(),
         stock: BTreeMap::from([("tea".to_owned(), 3)]),
         coupon_uses: BTreeMap::from([("TEN".to_owned(), 1)]),
+        deadlocks: 0,
     }
 }
 
