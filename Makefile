@@ -62,6 +62,13 @@ proof-short: tools ## A few runs of the fault campaign, and a kill at every fail
 mutants: tools ## Plants known bugs, one at a time; the fault campaign must catch each
 	@lab/tier mutants lab/mutants
 
+.PHONY: bench
+bench: ## Benchmarks of the order path into docs/benchmarks.md (an hour; BENCH_ARGS=--quick for a minute)
+	@lab/bench up
+	@cargo build --release --locked -p order-service -p e2e --bin order-service --bin bench
+	@$(CARGO_TARGET_DIR)/release/bench $(BENCH_ARGS)
+	@lab/bench down
+
 .PHONY: crds
 crds: tools ## Generate the CRD, and the chart's copy of it
 	@cargo run --quiet --locked -p operator -- crd > $(CRD).new && mv $(CRD).new $(CRD)
