@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use tokio::time::Instant;
 
 use super::overload;
@@ -72,7 +72,9 @@ async fn sustain(
         }
         load *= STEP_DOWN;
     }
-    bail!("{name}: not even {load:.0}/s are sustained with p99 within {SUSTAINED_P99_MILLIS} ms")
+    // The table shows what became of it.
+    headline.runs.push(long_run(plan, workload, load, &format!("{name} (not sustained)")).await?);
+    Ok(load)
 }
 
 fn is_sustained(figures: &Figures) -> bool {

@@ -3,12 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use order_events::{EventType, OrderEvent, OrderId, OrderSnapshot, OrderStatus};
-use order_service::store::{orders, outbox};
+use anyhow::{Context, anyhow};
+use clap::Parser;
+use order_events::{EventType, OrderEvent, OrderId, OrderItem, OrderSnapshot, OrderStatus};
+use order_service::config::{WriterConfig, WriterMode};
+use order_service::domain::Submission;
+use order_service::metrics::WriterMetrics;
+use order_service::store::orders::PlaceSettings;
+use order_service::store::{database, outbox};
+use order_service::writer::{Connections, Writer};
+use runtime::metrics::Metrics;
+use runtime::shutdown::CancellationToken;
 use sqlx::PgPool;
 use sqlx::types::Json;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -20,6 +28,8 @@ use crate::bench::workload::{Draft, Orders, Workload};
 
 /// Currency of all prices.
 const CURRENCY: &str = "EUR";
+/// Longest wait for a lane's connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Stands in a template where the price belongs: longer than any price, so that it can't be part of one.
 const PRICE: i64 = 9_007_199_254_740_991;
 
@@ -42,15 +52,17 @@ const ONE_STATEMENT: &str = "
 /// A way to take an order at the store.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum StoreArm {
-    /// The service's plain transaction.
+    /// The service's plain transaction, a connection per client.
     Naive,
-    /// One statement.
+    /// One statement, a connection per client.
     OneStatement,
+    /// The service's combining writer, a connection per lane.
+    Combining,
 }
 
 impl StoreArm {
     /// Every arm.
-    pub const ALL: [Self; 2] = [Self::Naive, Self::OneStatement];
+    pub const ALL: [Self; 3] = [Self::Naive, Self::OneStatement, Self::Combining];
 
     /// As it stands in the tables.
     #[must_use]
@@ -58,15 +70,53 @@ impl StoreArm {
         match self {
             Self::Naive => "naive",
             Self::OneStatement => "one statement",
+            Self::Combining => "combining",
         }
     }
 
-    async fn place(self, pool: &PgPool, draft: &Draft) -> anyhow::Result<()> {
+    /// The mode of the writer, where it is the writer that takes the order.
+    const fn mode(self) -> Option<&'static str> {
         match self {
-            Self::Naive => orders::place(pool, &draft.parse()?, CURRENCY).await.map(drop)?,
-            Self::OneStatement => one_statement(pool, draft).await?,
+            Self::Naive => Some("per-order"),
+            Self::OneStatement => None,
+            Self::Combining => Some("combining"),
         }
-        Ok(())
+    }
+}
+
+/// What takes the orders.
+#[derive(Clone)]
+enum Taker {
+    Writer(Arc<Writer>),
+    Statement(PgPool),
+}
+
+impl Taker {
+    async fn place(&self, draft: &Draft) -> anyhow::Result<()> {
+        match self {
+            Self::Writer(writer) => {
+                let outcome = writer.place(Submission::new(draft.parse()?, None)).await?;
+                outcome.verdict.map(drop).map_err(|refusal| anyhow!("the order was refused: {refusal:?}"))
+            }
+            Self::Statement(pool) => one_statement(pool, draft).await,
+        }
+    }
+}
+
+/// The writer's settings as the service would read them.
+#[derive(clap::Parser)]
+struct WriterFlags {
+    #[command(flatten)]
+    writer: WriterConfig,
+}
+
+impl WriterFlags {
+    /// The defaults, with what the plan says otherwise.
+    fn read(plan: &Plan, mode: &str) -> anyhow::Result<WriterConfig> {
+        let given = plan.settings.iter().filter(|(name, _)| name.starts_with("WRITER_"));
+        let given = given.map(|(name, value)| format!("--{}={value}", name.to_lowercase().replace('_', "-")));
+        let flags = ["bench".to_owned(), format!("--writer-mode={mode}")].into_iter().chain(given);
+        Ok(Self::try_parse_from(flags)?.writer)
     }
 }
 
@@ -84,38 +134,66 @@ pub async fn run(
     let arena = Arena::create(&plan.backends).await?;
     // It brings the schema and the catalogue, and goes.
     Service::start_with_catalogue(&plan.binary, &arena, &[]).await?.stop().await?;
-    let pool = arena.connections(u32::try_from(clients)?).await?;
+    let (taker, pool, writing) = taker(plan, arm, &arena, clients).await?;
     let start = Instant::now();
     let end = plan.warm_up + plan.window;
     let mut loops = JoinSet::new();
     for client in 0..clients {
         let orders = Orders::new(workload, seed.wrapping_mul(1000) + client as u64);
-        loops.spawn(client_loop(arm, pool.clone(), orders, start, end));
+        loops.spawn(client_loop(taker.clone(), orders, start, end));
     }
     let mut samples = Samples::default();
     for calls in loops.join_all().await {
         samples.merge(Samples { calls, accepted: Vec::new() });
+    }
+    if let Some((lanes, stop)) = writing {
+        stop.cancel();
+        lanes.await??;
     }
     pool.close().await;
     arena.remove().await?;
     Ok(samples.figures(plan.warm_up, end))
 }
 
-async fn client_loop(
+/// The lanes of a combining writer at work, and what stops them.
+type Writing = (JoinHandle<anyhow::Result<()>>, CancellationToken);
+
+/// What takes the orders, its connections, and what works beside it.
+async fn taker(
+    plan: &Plan,
     arm: StoreArm,
-    pool: PgPool,
-    mut orders: Orders,
-    start: Instant,
-    end: Duration,
-) -> Vec<Sample> {
-    let pool = Arc::new(pool);
+    arena: &Arena,
+    clients: usize,
+) -> anyhow::Result<(Taker, PgPool, Option<Writing>)> {
+    let Some(mode) = arm.mode() else {
+        let pool = arena.connections(u32::try_from(clients)?).await?;
+        return Ok((Taker::Statement(pool.clone()), pool, None));
+    };
+    let config = WriterFlags::read(plan, mode)?;
+    // The lanes of a combining writer connect by themselves.
+    let pool_size = if config.writer_mode == WriterMode::PerOrder { clients } else { 1 };
+    let pool = arena.connections(u32::try_from(pool_size)?).await?;
+    let options = database::connect_options(&arena.database_url().into())?;
+    let connections = Connections { pool: pool.clone(), options, timeout: CONNECT_TIMEOUT };
+    let settings = PlaceSettings { currency: CURRENCY.into(), key_lifetime: config.idempotency_ttl };
+    // Nobody relays, so nobody is woken.
+    let wake = Arc::default();
+    let metrics = WriterMetrics::register(&Metrics::default());
+    let (writer, lanes) = Writer::new(&config, connections, settings, wake, metrics);
+    let stop = CancellationToken::new();
+    let writing =
+        (config.writer_mode == WriterMode::Combining).then(|| (tokio::spawn(lanes.run(stop.clone())), stop));
+    Ok((Taker::Writer(Arc::new(writer)), pool, writing))
+}
+
+async fn client_loop(taker: Taker, mut orders: Orders, start: Instant, end: Duration) -> Vec<Sample> {
     let mut calls = Vec::new();
     loop {
         let due = start.elapsed();
         if due >= end {
             return calls;
         }
-        let placed = arm.place(&pool, &orders.draw()).await;
+        let placed = taker.place(&orders.draw()).await;
         let outcome = if placed.is_ok() { Outcome::Accepted } else { Outcome::Broken };
         let latency = short_micros(start.elapsed() - due);
         calls.push(Sample { due: short_micros(due), unsent_for: 0, latency, outcome });
@@ -142,8 +220,7 @@ async fn one_statement(pool: &PgPool, draft: &Draft) -> anyhow::Result<()> {
 /// The event of an order of one unit, with [`PRICE`] for its price.
 #[must_use]
 pub fn template(order_id: OrderId, user: &str, product: &str) -> OrderEvent {
-    let item =
-        order_events::OrderItem { product_id: product.to_owned(), quantity: 1, unit_price_minor: PRICE };
+    let item = OrderItem { product_id: product.to_owned(), quantity: 1, unit_price_minor: PRICE };
     OrderEvent {
         event_id: Uuid::now_v7(),
         order_id,
