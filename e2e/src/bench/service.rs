@@ -86,8 +86,19 @@ impl Service {
     /// # Errors
     /// When the admin port does not answer.
     pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
-        let text = self.client.get(format!("{}/metrics", self.admin)).send().await?.text().await?;
-        Ok(sum_of(&text, name))
+        Ok(sum_of(&self.metrics().await?, name, ""))
+    }
+
+    /// As [`Service::metric`], over the samples whose labels contain `label` alone.
+    ///
+    /// # Errors
+    /// As [`Service::metric`].
+    pub async fn metric_where(&self, name: &str, label: &str) -> anyhow::Result<f64> {
+        Ok(sum_of(&self.metrics().await?, name, label))
+    }
+
+    async fn metrics(&self) -> anyhow::Result<String> {
+        Ok(self.client.get(format!("{}/metrics", self.admin)).send().await?.text().await?)
     }
 
     /// Looks until the outbox is empty.
@@ -117,13 +128,14 @@ impl Service {
     }
 }
 
-/// Adds up the samples of the metric called `name`, whatever their labels.
-fn sum_of(text: &str, name: &str) -> f64 {
+/// Adds up the samples of the metric called `name` whose labels contain `label`.
+fn sum_of(text: &str, name: &str, label: &str) -> f64 {
     text.lines()
         .filter_map(|line| line.strip_prefix(name))
-        .filter(|rest| rest.starts_with(['{', ' ']))
+        .filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
         .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum()
+        // `sum` of nothing is -0, and is printed so.
+        .fold(0.0, |sum, value| sum + value)
 }
 
 /// A port of the loopback that is free now; nothing else here asks for ports in between.
@@ -139,7 +151,8 @@ mod tests {
     fn a_metric_is_the_sum_over_its_labels_and_not_over_its_namesakes() {
         let text =
             "# TYPE a counter\na_total{status=\"201\"} 3\na_total{status=\"503\"} 4\na_total_size 100\na 1\n";
-        assert!((sum_of(text, "a_total") - 7.0).abs() < f64::EPSILON);
-        assert!((sum_of(text, "a") - 1.0).abs() < f64::EPSILON);
+        assert!((sum_of(text, "a_total", "") - 7.0).abs() < f64::EPSILON);
+        assert!((sum_of(text, "a_total", "status=\"5") - 4.0).abs() < f64::EPSILON);
+        assert!((sum_of(text, "a", "") - 1.0).abs() < f64::EPSILON);
     }
 }
