@@ -44,6 +44,7 @@ integration: tools ## Order service, relay and consumer against real Kafka and P
 	@lab/backends up
 	@lab/tier "integration: order service" cargo test --locked -p order-service --test integration
 	@lab/tier "integration: consumer" cargo test --locked -p consumer --test integration
+	@lab/tier "integration: the order API, fuzzed" lab/fuzz --short
 
 .PHONY: e2e
 e2e: tools ## The whole pipeline on the cluster, with faults
@@ -61,6 +62,18 @@ proof-short: tools ## A few runs of the fault campaign, and a kill at every fail
 .PHONY: mutants
 mutants: tools ## Plants known bugs, one at a time; the fault campaign must catch each
 	@lab/tier mutants lab/mutants
+
+.PHONY: fuzz
+fuzz: tools ## The order API fuzzed from its own OpenAPI document, some thousands of cases (FUZZ_ARGS="--seed N")
+	@lab/backends up
+	@lab/fuzz $(FUZZ_ARGS)
+
+.PHONY: bench
+bench: tools ## Benchmarks of the order path into docs/benchmarks.md (an hour; BENCH_ARGS=--quick for a minute)
+	@lab/bench up
+	@cargo build --release --locked -p order-service -p e2e --bin order-service --bin bench
+	@$(CARGO_TARGET_DIR)/release/bench $(BENCH_ARGS)
+	@lab/bench down
 
 .PHONY: crds
 crds: tools ## Generate the CRD, and the chart's copy of it

@@ -19,3 +19,4 @@ pub mod check;
 pub mod report;
 pub mod http_sink;
 pub mod proof;
+pub mod bench;

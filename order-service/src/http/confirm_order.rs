@@ -17,7 +17,7 @@ use crate::domain::Change;
     post, path = "/orders/{id}/confirm",
     params(
         ("id" = uuid::Uuid, Path, description = "The order"),
-        ("If-Match" = Option<String>, Header, description = "Change it only at this version, such as \"1\""),
+        ("If-Match" = Option<String>, Header, nullable = false, example = "\"1\"", pattern = r#"^(\*|(W/)?"[^",]*"( *, *(W/)?"[^",]*")*)$"#, description = "Change it only at this version, such as \"1\""),
     ),
     responses(
         (status = 200, description = "The order after the change; ETag is its version", body = OrderView),

@@ -24,13 +24,17 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CreateOrder {
     /// Who orders: printable, at most 128 characters.
-    #[schema(min_length = 1, max_length = 128)]
+    #[schema(
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub user_id: String,
     /// 1 to 100 lines; equal products are merged into one line.
     #[schema(min_items = 1, max_items = 100)]
     pub items: Vec<CreateOrderItem>,
     /// A coupon to use.
-    #[schema(min_length = 1, max_length = 64)]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._:-]+$")]
     pub coupon_code: Option<String>,
 }
 
@@ -50,7 +54,8 @@ pub struct CreateOrderItem {
 #[utoipa::path(
     post, path = "/orders", request_body = CreateOrder,
     params(
-        ("Idempotency-Key" = Option<String>, Header,
+        ("Idempotency-Key" = Option<String>, Header, nullable = false,
+         pattern = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$"#,
          description = "The client's name for this request, 1 to 255 visible ASCII characters, plain or as a quoted string. A repetition of key and order gets the first answer again, a refusal too, with Idempotent-Replayed: true"),
     ),
     responses(
