@@ -11,7 +11,8 @@ use runtime::shutdown::CancellationToken;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
-use crate::harness::{Bench, Instance, bench, until, versions_by_order};
+use crate::harness::{Bench, Instance, bench, until};
+use crate::topic::versions_by_order;
 
 async fn lives(shop: &Instance, count: usize) -> Vec<String> {
     join_all((0..count).map(async |_| {
