@@ -119,6 +119,13 @@ impl Plan {
         }
     }
 
+    /// Whether Kafka has to start again in it, which takes it a quarter of a minute, or is away for long.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        let kills = |planned: &Planned| matches!(planned.fault, Fault::KillKafka(_));
+        self.faults.iter().any(kills) || self.workload > fault::LONG_OUTAGE_MILLIS
+    }
+
     /// Whether the run needs the PostgreSQL whose disk can be filled.
     #[must_use]
     pub fn fills_disk(&self) -> bool {

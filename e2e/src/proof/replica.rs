@@ -46,6 +46,13 @@ pub struct End {
 }
 
 impl End {
+    /// How it ended by itself, if it did: neither by a signal nor as it was told to.
+    #[must_use]
+    pub fn by_itself(&self) -> Option<String> {
+        let told = self.status.success() || self.status.signal().is_some();
+        (!told).then(|| self.status.to_string())
+    }
+
     /// The armed point ended it: nothing else aborts.
     #[must_use]
     pub fn by_point(&self) -> Option<Point> {

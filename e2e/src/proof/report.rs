@@ -31,6 +31,8 @@ pub struct Report {
     pub events: usize,
     /// Records beyond the first of their event.
     pub duplicates: usize,
+    /// Processes that ended by themselves, such as one that found no database at its start; each was started again.
+    pub ended_by_themselves: Vec<String>,
     /// From the end of the last fault until every replica took orders and the outbox was empty.
     pub recovery_millis: u64,
     /// The whole run.
@@ -119,8 +121,11 @@ impl Report {
             self.faults.len(),
             happened.join(", "),
         );
-        for violation in self.violations.iter().take(SHOWN) {
+        if !self.ended_by_themselves.is_empty() {
             // Writing to a String does not fail.
+            let _ = write!(text, "; ended by themselves: {}", self.ended_by_themselves.join(", "));
+        }
+        for violation in self.violations.iter().take(SHOWN) {
             let _ = write!(text, "\n    {violation}");
         }
         if self.violations.len() > SHOWN {

@@ -77,6 +77,13 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
         happenings.extend(faults::points(replica, &log));
     }
 
+    let ended_by_themselves = world
+        .replicas
+        .iter()
+        .flat_map(|replica| replica.ends().into_iter().map(|end| (replica.name.clone(), end)))
+        .filter_map(|(name, end)| Some(format!("{name} ({})", end.by_itself()?)))
+        .collect();
+
     let history = gather(&world, plan, &ledger).await?;
     let Verdict { violations: found, events, duplicates } = check(&history);
     violations.extend(found);
@@ -87,6 +94,7 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
         orders: history.orders.len(),
         events,
         duplicates,
+        ended_by_themselves,
         recovery_millis: u64::try_from(recovery.as_millis()).unwrap_or(u64::MAX),
         violations,
         ..Report::default()
