@@ -160,9 +160,9 @@ impl Relay {
             if state.is_done() {
                 return Ok(());
             }
-            let reading = !state.read.is_running() && !state.trial.is_on() && state.room(&self.config) > 0;
+            let may = state.may(&self.config);
             let State { pace, signals, .. } = state;
-            pace.wait(reading && !state.caught_up, signals, stop).await;
+            pace.wait(may, signals, stop).await;
         }
     }
 

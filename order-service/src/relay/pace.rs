@@ -156,11 +156,20 @@ impl Pace {
         }
     }
 
-    /// Waits until something is to be done. `reading` says whether a read could begin when it is due.
-    pub(super) async fn wait(&mut self, reading: bool, signals: &Signals, stop: &CancellationToken) {
+    /// When the next of what may begin is due. What runs already must not be among it: its end is announced.
+    fn due(&self, may: May, now: Instant) -> Instant {
+        let due = [
+            may.read.then_some(self.read_at),
+            may.delete.then_some(self.delete_at).flatten(),
+            may.keep.then_some(self.upkeep_at),
+            Some(now + POLL_MAX),
+        ];
+        due.into_iter().flatten().min().unwrap_or(now).max(self.paused_until.unwrap_or(now))
+    }
+
+    /// Waits until something is to be done.
+    pub(super) async fn wait(&mut self, may: May, signals: &Signals, stop: &CancellationToken) {
         let now = Instant::now();
-        let due = [reading.then_some(self.read_at), self.delete_at, Some(self.upkeep_at)];
-        let due = due.into_iter().flatten().min().unwrap_or(now).max(self.paused_until.unwrap_or(now));
         let delivered = async {
             signals.delivered.notified().await;
             tokio::time::sleep_until((now + LOOK_MIN).into()).await;
@@ -169,7 +178,7 @@ impl Pace {
             () = signals.recorded.notified() => self.announce(),
             () = signals.answered.notified() => {}
             () = delivered => {}
-            () = tokio::time::sleep_until(due.min(now + POLL_MAX).into()) => {}
+            () = tokio::time::sleep_until(self.due(may, now).into()) => {}
             () = stop.cancelled(), if !stop.is_cancelled() => self.announce(),
         }
     }
@@ -177,6 +186,17 @@ impl Pace {
     fn is_paused(&self, now: Instant) -> bool {
         self.paused_until.is_some_and(|until| now < until)
     }
+}
+
+/// What may begin when it is due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct May {
+    /// A read.
+    pub(super) read: bool,
+    /// A delete.
+    pub(super) delete: bool,
+    /// A look at leases, parked orders and settled ids.
+    pub(super) keep: bool,
 }
 
 /// What may end a wait.
@@ -241,6 +261,16 @@ mod tests {
         pace.failed(now);
         assert!(!pace.reads(now) && !pace.keeps(now) && !pace.deletes(now, DELETE_AT_ONCE, true));
         assert!(pace.reads(now + BACKOFF_MIN));
+    }
+
+    #[test]
+    fn nobody_is_woken_for_what_runs_already() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert!(pace.deletes(now, DELETE_AT_ONCE, true));
+        let may = May { read: false, delete: false, keep: false };
+        assert_eq!(pace.due(may, now), now + POLL_MAX);
+        assert_eq!(pace.due(May { delete: true, ..may }, now), now + DELETE_AFTER);
+        assert!(pace.due(May { keep: true, ..may }, now) <= now);
     }
 
     #[test]

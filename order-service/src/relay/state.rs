@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::floor::Floors;
 use super::in_flight::{InFlight, RowId};
 use super::lease::Leases;
-use super::pace::{Pace, Signals};
+use super::pace::{May, Pace, Signals};
 use super::park::Parked;
 use super::read::{Heads, Request};
 use super::task::Task;
@@ -73,6 +73,15 @@ impl State {
         let (most, page) = (config.relay_max_in_flight as usize, config.relay_batch as usize);
         let room = most.saturating_sub(self.in_flight.len()).min(page);
         if room < page.min(most).div_ceil(2) { 0 } else { room }
+    }
+
+    /// What may begin when it is due.
+    pub(super) fn may(&self, config: &RelayConfig) -> May {
+        May {
+            read: !self.read.is_running() && !self.trial.is_on() && !self.caught_up && self.room(config) > 0,
+            delete: !self.delete.is_running() && self.in_flight.acknowledged() > 0,
+            keep: !self.upkeep.is_running(),
+        }
     }
 
     /// True when nothing is left to do for a service that was told to stop.
