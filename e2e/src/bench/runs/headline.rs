@@ -56,8 +56,12 @@ async fn sustain(
     let closed =
         stage.measure(workload, Pace::Closed { clients: CLIENTS }, (plan.warm_up, plan.window), 1).await;
     stage.strike().await?;
-    let mut load = closed?.figures.accepted_per_second;
-    println!("  {name}: {load:.0}/s from {CLIENTS} clients in a closed loop");
+    let Measured { figures, usage, .. } = closed?;
+    let mut load = figures.accepted_per_second;
+    let each = usage.generator * 1e6 / load;
+    println!(
+        "  {name}: {load:.0}/s from {CLIENTS} clients in a closed loop; the generator takes {each:.0} µs for each"
+    );
     load *= BEGIN_ABOVE;
     for _ in 0..ATTEMPTS {
         let stage = plan.stage(plan.mode()).await?;

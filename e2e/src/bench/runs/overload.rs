@@ -13,8 +13,9 @@ use crate::bench::workload::{Choice, Workload};
 
 /// How much too much it is.
 const FACTOR: f64 = 4.0;
-/// Calls under way at once in the overload: more than the service takes in, so that it has to refuse.
-const CONNECTIONS: usize = 1024;
+/// Calls under way at once in the overload: twice what the service takes in at once, so that it is the service that refuses and
+/// not the generator that waits.
+const CONNECTIONS: usize = 4096;
 /// Recovery is looked at in slices of this.
 const SLICE: Duration = Duration::from_millis(500);
 /// A slice is as before when its p99 is at most this many times that of before …
