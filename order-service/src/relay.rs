@@ -268,13 +268,15 @@ impl Relay {
         if room == 0 || *caught_up || read.is_running() || !pace.reads(now) {
             return;
         }
+        let known = leases.are_known();
         let mut shards = leases.readable();
         shards.retain(|shard| !parked.stops(*shard));
         let start = floors.start(&shards, in_flight.generation(), now);
         let mut skip = in_flight.skip(|shard| start.floor(&shards, shard));
         skip.orders.extend(parked.orders());
         pace.read_begins(now);
-        let request = Request { shards, start, skip, limit: room, last: stopping };
+        // Before the leases are known there is nothing to read, which does not mean that nothing is left.
+        let request = Request { shards, start, skip, limit: room, last: stopping && known };
         read.start(&signals.answered, read::heads(self.pool.clone(), request));
     }
 

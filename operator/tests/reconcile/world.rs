@@ -187,9 +187,12 @@ impl World {
             let before = self.versions().await;
             let writes = self.writes.load(Ordering::SeqCst);
             // What is refused or unreachable is an outcome too; what counts is that nothing is written.
+            let conditions = async || self.get(name).await.status.map(|status| status.conditions);
+            let said = conditions().await;
             let _ = self.reconcile(name).await;
             let written = self.writes.load(Ordering::SeqCst) - writes;
-            assert_eq!(written, 0, "requests that write, in a reconciliation that has nothing to do");
+            let says = conditions().await;
+            assert_eq!(written, 0, "requests that write, with nothing to do:\n{said:?}\n{says:?}");
             assert_eq!(self.topics(name).await, topics, "topics changed");
             let after = self.versions().await;
             if before == after {

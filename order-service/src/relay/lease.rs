@@ -38,10 +38,16 @@ impl Leases {
         Self { owner, ttl, held, surplus, valid_until: now, next_renewal: now }
     }
 
+    /// True while it is known which shards are led.
+    #[must_use]
+    pub fn are_known(&self) -> bool {
+        Instant::now() < self.valid_until
+    }
+
     /// Shards to read from now: led, not to be let go, and surely still ours.
     #[must_use]
     pub fn readable(&self) -> Vec<i16> {
-        if Instant::now() >= self.valid_until {
+        if !self.are_known() {
             return Vec::new();
         }
         self.held.difference(&self.surplus).copied().collect()

@@ -18,7 +18,8 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 const TOPIC_POLL: Duration = Duration::from_millis(500);
 
 /// Waits until the topic exists and answers the recorded count, recording the topic's own at first use. `None` when
-/// stopped before.
+/// stopped while there is no topic; a look under way is brought to its end all the same, since a service that is stopped
+/// right after its start has events to flush.
 ///
 /// # Errors
 /// When metadata or database can't be had, or the topic has fewer partitions than recorded: then nothing may be sent,
@@ -32,11 +33,7 @@ pub(super) async fn settle(
     let mut announced = false;
     loop {
         relay.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
-        let fetched = tokio::select! {
-            fetched = fetch(publisher, topic) => fetched?,
-            () = stop.cancelled() => return Ok(None),
-        };
-        if let Some(actual) = fetched {
+        if let Some(actual) = fetch(publisher, topic).await? {
             let recorded = record(&relay.pool, topic, actual).await?;
             if actual < recorded {
                 return Err(RelayError::Shrunk { topic: topic.clone(), actual, recorded });
