@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::points::{Act, POINTS, Point, most_passes};
 pub use fault::{Fault, Route, Trouble};
-pub use shop::{Coupon, Product, Shop};
+pub use shop::{Coupon, Product, Shop, Taste};
 
 /// Seeds from here on are sweeps: they kill at fail points for certain, a few in each.
 pub const SWEEP: u64 = 1_000_000;
@@ -54,6 +54,8 @@ pub struct Plan {
     pub think: u64,
     /// How long the clients go on, in milliseconds.
     pub workload: u64,
+    /// What they like to buy.
+    pub taste: Taste,
     /// What is there to buy.
     pub shop: Shop,
     /// Fail points by replica: each of its starts arms the next.
@@ -113,6 +115,7 @@ impl Plan {
             clients: rng.random_range(10..=32),
             think: rng.random_range(25..=110),
             workload: MIN_WORKLOAD.max(last + AFTERMATH),
+            taste: Taste::any(&mut rng),
             shop,
             points,
             faults,
@@ -149,6 +152,9 @@ fn settings(rng: &mut StdRng) -> BTreeMap<&'static str, String> {
     any("RELAY_BATCH", &["1", "7", "100", "1000"]);
     any("RELAY_MAX_IN_FLIGHT", &["1", "20", "400", "4000"]);
     any("RELAY_STALL_SECONDS", &["2", "5", "120"]);
+    any("WRITER_MODE", &["combining", "combining", "combining", "per-order"]);
+    any("WRITER_LANES", &["1", "2", "4"]);
+    any("WRITER_BATCH", &["1", "3", "100"]);
     any("HTTP_MAX_CONCURRENT", &["6", "256", "256", "256"]);
     any("DATABASE_MAX_CONNECTIONS", &["2", "8", "16"]);
     any("DATABASE_ACQUIRE_TIMEOUT_SECONDS", &["1", "2"]);

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::client::Caller;
 use super::ledger::{Action, Call, Ledger, Outcome, Purchase, Verb};
-use super::plan::Plan;
 use super::plan::shop::PROBE;
+use super::plan::{Plan, Taste};
 
 /// How often a client repeats a purchase of unknown outcome before it gives up.
 const REPETITIONS: u32 = 3;
@@ -25,8 +25,6 @@ const REFUSAL_PAUSE: Duration = Duration::from_millis(150);
 const RECENT: usize = 24;
 /// Longest pause between two calls, in multiples of the mean.
 const LONGEST_THINK: f64 = 4.0;
-/// Most lines of an order here.
-const MAX_LINES: usize = 4;
 /// The probes' number as a client.
 const PROBER: u32 = u32::MAX;
 
@@ -137,15 +135,16 @@ impl Workload {
         let key = rng.random_bool(0.85).then(|| format!("{}-{user}", self.plan.seed));
         let products: Vec<&String> =
             self.plan.shop.products.keys().filter(|product| *product != PROBE).collect();
-        let lines = (0..rng.random_range(1..=MAX_LINES)).map(|_| {
-            // Two of five lines are of the first product: a hot one.
-            let hot = rng.random_bool(0.4);
+        let Taste { hot_percent, coupon_percent, max_lines } = self.plan.taste;
+        let lines = (0..rng.random_range(1..=max_lines)).map(|_| {
+            let hot = rng.random_ratio(hot_percent, 100);
             let product = if hot { products.first() } else { products.choose(rng) };
             (product.map(|name| (*name).clone()).unwrap_or_default(), rng.random_range(1..=2))
         });
         let lines = lines.collect();
         let codes: Vec<&String> = self.plan.shop.coupons.keys().collect();
-        let coupon = rng.random_bool(0.25).then(|| codes.choose(rng).map(|code| (*code).clone())).flatten();
+        let with_coupon = rng.random_ratio(coupon_percent, 100);
+        let coupon = with_coupon.then(|| codes.choose(rng).map(|code| (*code).clone())).flatten();
         Purchase { user, key, lines, coupon }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rand::Rng;
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use serde::Serialize;
 
 /// The product of which there is always enough: by it a replica shows that it takes orders.
@@ -37,6 +38,31 @@ pub struct Coupon {
     pub percent_off: i64,
     /// How often it may be used.
     pub limit: i64,
+}
+
+/// What the clients of a run like to buy. A hot product makes every order wait for it, which hides what else they could
+/// meet at; so not every run has one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Taste {
+    /// Of a hundred lines, so many are of the first product, whatever the others are.
+    pub hot_percent: u32,
+    /// Of a hundred orders, so many use a coupon.
+    pub coupon_percent: u32,
+    /// Most lines of an order.
+    pub max_lines: usize,
+}
+
+impl Taste {
+    /// Some taste.
+    pub(super) fn any(rng: &mut StdRng) -> Self {
+        let mut one_of = |values: [u32; 4]| values.choose(rng).copied().unwrap_or(values[0]);
+        Self {
+            hot_percent: one_of([0, 0, 40, 80]),
+            coupon_percent: one_of([20, 20, 60, 90]),
+            max_lines: if one_of([1, 1, 4, 4]) == 1 { 1 } else { 4 },
+        }
+    }
 }
 
 impl Shop {
