@@ -126,7 +126,17 @@ async fn observe_kafka(
         Err(error) => {
             let severity = error.severity();
             let reason = if severity == Severity::Transient { "KafkaUnreachable" } else { "KafkaRefused" };
-            let message = format!("Kafka at {}: {error}", connection.bootstrap_servers);
+            let servers = &connection.bootstrap_servers;
+            let message = if error.is_silence() {
+                // librdkafka words a silence by where it waited just then. A condition whose message changed with it would be
+                // written anew at every look, for as long as Kafka is away.
+                tracing::debug!(servers, %error, "no broker answers");
+                format!(
+                    "Kafka at {servers}: no broker answers; check bootstrapServers and the network between"
+                )
+            } else {
+                format!("Kafka at {servers}: {error}")
+            };
             KafkaView::Unavailable { reason, message, severity }
         }
     }

@@ -75,6 +75,25 @@ impl Error {
         matches!(self, Self::Refused { code: RDKafkaErrorCode::TopicAlreadyExists, .. })
     }
 
+    /// Whether no broker answered at all, as far as this side can tell.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        let code = match self {
+            Self::Refused { code, .. } => Some(*code),
+            Self::Client { source, .. } => source.rdkafka_error_code(),
+            Self::Nul { .. } | Self::Aborted { .. } => None,
+        };
+        matches!(
+            code,
+            Some(
+                RDKafkaErrorCode::OperationTimedOut
+                    | RDKafkaErrorCode::BrokerTransportFailure
+                    | RDKafkaErrorCode::AllBrokersDown
+                    | RDKafkaErrorCode::Resolve
+            )
+        )
+    }
+
     /// Whether trying again soon can help. Unknown codes count as transient: giving up is the worse mistake.
     #[must_use]
     pub const fn severity(&self) -> Severity {
@@ -116,6 +135,14 @@ mod tests {
     fn a_refused_configuration_is_for_a_person_and_a_timeout_is_not() {
         assert_eq!(refused(RDKafkaErrorCode::InvalidConfig).severity(), Severity::Permanent);
         assert_eq!(refused(RDKafkaErrorCode::OperationTimedOut).severity(), Severity::Transient);
+    }
+
+    #[test]
+    fn a_silence_is_told_from_a_refusal_whoever_noticed_it() {
+        assert!(refused(RDKafkaErrorCode::OperationTimedOut).is_silence());
+        let source = KafkaError::MetadataFetch(RDKafkaErrorCode::BrokerTransportFailure);
+        assert!(Error::client("describe topics", source).is_silence());
+        assert!(!refused(RDKafkaErrorCode::TopicAuthorizationFailed).is_silence());
     }
 
     #[test]
