@@ -49,7 +49,7 @@ integration: tools ## Order service, relay and consumer against real Kafka and P
 .PHONY: e2e
 e2e: tools ## The whole pipeline on the cluster, with faults
 	@lab/deploy
-	@lab/tier e2e cargo test --locked -p e2e --test e2e -- --test-threads=1 --nocapture
+	@lab/tier e2e lab/e2e
 
 .PHONY: proof
 proof: tools ## The fault campaign: 200 runs of the order path under faults (RUNS=, FROM=)

@@ -13,8 +13,13 @@ use crate::rebalance::GroupContext;
 pub const CONDITION: &str = "kafka";
 /// How often an unready member asks the brokers for the topic.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a ready one does: a client can lose its last broker without a word.
+const READY_PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long it waits for an answer. The poll loop stands still meanwhile, which costs nothing without brokers.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// After so long without a broker's answer the member is made anew. The session (10 s) is over by then, so its
+/// partitions are lost in any case; librdkafka's own attempts to reconnect are at most 10 s apart.
+const DEAF_AFTER: Duration = Duration::from_secs(15);
 
 /// Readiness follows from the brokers knowing the topic, not from having partitions of it: with more members than
 /// partitions some have none, and are ready to take over.
@@ -25,31 +30,50 @@ pub struct Connection {
     /// What was logged since all was well; a handful of librdkafka's texts.
     logged: BTreeSet<String>,
     last_probe: Option<Instant>,
+    /// Since when no broker answers.
+    silent_since: Option<Instant>,
 }
 
 impl Connection {
     /// Nothing is known yet.
     #[must_use]
     pub const fn unknown(health: Health, topic: String) -> Self {
-        Self { health, topic, ready: false, logged: BTreeSet::new(), last_probe: None }
+        Self { health, topic, ready: false, logged: BTreeSet::new(), last_probe: None, silent_since: None }
     }
 
-    /// Asks the brokers for the topic, unless all is well or they were asked just now.
+    /// Asks the brokers for the topic, unless they were asked just now.
     pub fn probe(&mut self, consumer: &BaseConsumer<GroupContext>) {
-        if self.ready || self.last_probe.is_some_and(|last| last.elapsed() < PROBE_INTERVAL) {
+        let interval = if self.ready { READY_PROBE_INTERVAL } else { PROBE_INTERVAL };
+        if self.last_probe.is_some_and(|last| last.elapsed() < interval) {
             return;
         }
         let answer = consumer.fetch_metadata(Some(&self.topic), PROBE_TIMEOUT);
         self.last_probe = Some(Instant::now());
         match answer {
-            Ok(metadata) => match metadata.topics().first().and_then(|topic| topic.error()) {
-                None => self.well(),
-                Some(code) => {
-                    self.problem(format!("topic {:?}: {}", self.topic, RDKafkaErrorCode::from(code)));
+            // A broker that is just starting knows its topics and names no broker, not even itself.
+            Ok(metadata) if metadata.brokers().is_empty() => self.silent("no broker is ready".to_owned()),
+            Ok(metadata) => {
+                self.silent_since = None;
+                match metadata.topics().first().and_then(|topic| topic.error()) {
+                    None => self.well(),
+                    Some(code) => {
+                        self.problem(format!("topic {:?}: {}", self.topic, RDKafkaErrorCode::from(code)));
+                    }
                 }
-            },
-            Err(error) => self.problem(error.to_string()),
+            }
+            Err(error) => self.silent(error.to_string()),
         }
+    }
+
+    /// Whether the client has heard of no broker for so long that a new one is worth a try.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        self.silent_since.is_some_and(|since| since.elapsed() >= DEAF_AFTER)
+    }
+
+    /// A new client took the old one's place: what is known of the old one is void, but for what was logged.
+    pub fn replaced(&mut self) {
+        self.silent_since = None;
     }
 
     /// `poll` returned an error that librdkafka goes on after. Most of them concern one broker's connection, which it
@@ -78,7 +102,15 @@ impl Connection {
         }
     }
 
+    fn silent(&mut self, problem: String) {
+        self.silent_since.get_or_insert_with(Instant::now);
+        self.problem(problem);
+    }
+
     fn well(&mut self) {
+        if self.ready {
+            return;
+        }
         self.ready = true;
         self.logged.clear();
         self.health.met(CONDITION);

@@ -2,7 +2,7 @@
 
 pub mod headers;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -37,10 +37,13 @@ pub struct Cause {
 /// Writes dead letters.
 pub struct DeadLetters {
     config: ClientConfig,
-    producer: Mutex<FutureProducer<QuietContext>>,
+    producer: Mutex<Made>,
     topic: String,
     origin: Origin,
 }
+
+/// A producer, and when it was made.
+struct Made(FutureProducer<QuietContext>, Instant);
 
 /// Why a dead letter was not written. Its record stays where it is.
 #[derive(Debug, thiserror::Error)]
@@ -122,32 +125,41 @@ impl DeadLetters {
             headers: Some(headers),
         };
         // A clone shares the client, so that partitions write side by side.
-        let producer = self.producer.lock().await.clone();
+        let producer = self.producer.lock().await.0.clone();
         match producer.send(letter, QUEUE_TIMEOUT).await {
             Ok(_delivery) => Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _letter)) => {
                 Err(DeadLetterError::TooLarge)
             }
             Err((error, _letter)) => {
-                self.replace_if_fatal().await?;
+                self.replace_if_useless(&error).await?;
                 Err(DeadLetterError::Write(error))
             }
         }
     }
 
-    /// After a fatal error an idempotent producer refuses everything, for ever: a new one takes its place.
-    async fn replace_if_fatal(&self) -> Result<(), DeadLetterError> {
-        let mut producer = self.producer.lock().await;
-        if let Some((code, reason)) = producer.client().fatal_error() {
+    /// After a fatal error an idempotent producer refuses everything, for ever; one that heard of no broker for a whole
+    /// write may have forgotten all it knew (librdkafka#5301). A new one takes its place.
+    async fn replace_if_useless(&self, error: &KafkaError) -> Result<(), DeadLetterError> {
+        let mut made = self.producer.lock().await;
+        let Made(producer, since) = &*made;
+        let fatal = producer.client().fatal_error();
+        if let Some((code, reason)) = &fatal {
             tracing::warn!(%code, reason, "dead-letter producer failed for good; replacing it");
-            *producer = create(&self.config)?;
+        }
+        // Letters that wait together fail together: the first one's failure replaces it for all.
+        let deaf = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut)
+            && since.elapsed() >= WRITE_TIMEOUT;
+        if fatal.is_some() || deaf {
+            *made = create(&self.config)?;
         }
         Ok(())
     }
 }
 
-fn create(config: &ClientConfig) -> Result<FutureProducer<QuietContext>, DeadLetterError> {
-    config.create_with_context(QuietContext).map_err(DeadLetterError::Producer)
+fn create(config: &ClientConfig) -> Result<Made, DeadLetterError> {
+    let producer = config.create_with_context(QuietContext).map_err(DeadLetterError::Producer)?;
+    Ok(Made(producer, Instant::now()))
 }
 
 /// librdkafka repeats its connection troubles every second; they are debugging detail here, because what fails

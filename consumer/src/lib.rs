@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod connection;
 pub mod poll_loop;
 pub mod rebalance;
+pub mod member;
 pub mod start_offsets;
 pub mod commits;
 pub mod assignment;

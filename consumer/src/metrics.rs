@@ -30,6 +30,8 @@ pub struct ConsumerMetrics {
     pub commit_seconds: Histogram,
     /// Commits that failed.
     pub commit_errors: Counter,
+    /// Times the group's member was made anew because it heard of no broker.
+    pub members_replaced: Counter,
     /// Records read and not done.
     pub in_flight: Gauge,
     /// Partitions this member has.
@@ -53,6 +55,7 @@ impl ConsumerMetrics {
             // 1 ms to 16 s: a commit within the loopback takes some milliseconds, a broker's fail-over some seconds.
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
             commit_errors: Counter::default(),
+            members_replaced: Counter::default(),
             in_flight: Gauge::default(),
             assigned_partitions: Gauge::default(),
             // 2 ms to 18 h: the path takes some milliseconds, a backlog may be a night old.
@@ -90,6 +93,11 @@ impl ConsumerMetrics {
             self.commit_seconds.clone(),
         );
         registry.register("commit_errors", "Commits that failed", self.commit_errors.clone());
+        registry.register(
+            "members_replaced",
+            "Times the group's member was made anew because it heard of no broker",
+            self.members_replaced.clone(),
+        );
         registry.register("in_flight", "Records read and not done", self.in_flight.clone());
         registry.register(
             "assigned_partitions",

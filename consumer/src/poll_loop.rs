@@ -1,23 +1,22 @@
 //! The consumer loop: one thread that owns the Kafka client, its offsets and the assignment.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use runtime::health::Health;
 use runtime::shutdown::CancellationToken;
 
 use crate::assignment::{Assignment, Dispatched};
-use crate::commits::Commits;
 use crate::config::{Delivery, Subscription};
 use crate::connection::Connection;
+use crate::member::{Member, MemberError};
 use crate::metrics::{ConsumerMetrics, gauge};
 use crate::partition_worker::{Lease, Report};
-use crate::rebalance::{Change, GroupContext, unassign};
+use crate::rebalance::{Change, unassign};
 use crate::record::Record;
 use crate::start_offsets::starting_at;
 
@@ -43,7 +42,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// What the loop works with.
 pub struct PollLoop {
     /// The group's member.
-    pub consumer: Arc<BaseConsumer<GroupContext>>,
+    pub member: Member,
     /// Who it is.
     pub subscription: Subscription,
     /// What it has.
@@ -60,19 +59,17 @@ pub struct PollLoop {
     pub shutdown: CancellationToken,
     /// How long draining may take after that.
     pub shutdown_drain: Duration,
-    /// How it commits.
-    pub commits: Commits,
 }
 
 /// Why the loop ended other than by being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum PollError {
-    /// The topic's name is not one.
-    #[error("failed to subscribe")]
-    Subscribe(#[source] KafkaError),
     /// librdkafka gave the client up.
     #[error("failed to poll: the client can't go on")]
     Fatal(#[source] KafkaError),
+    /// The member heard of no broker, and there is none to take its place.
+    #[error("failed to replace the group's member")]
+    Replace(#[source] MemberError),
     /// A rebalance could not be answered.
     #[error("failed to change the assignment")]
     Assign(#[source] KafkaError),
@@ -98,15 +95,15 @@ impl PollLoop {
     }
 
     fn consume(&mut self) -> Result<(), PollError> {
-        self.consumer.subscribe(&[&self.subscription.topic]).map_err(PollError::Subscribe)?;
         while !self.shutdown.is_cancelled() {
             self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
             self.apply_reports()?;
             self.answer_rebalances()?;
             self.resume_where_there_is_room();
             self.poll_records()?;
-            self.commits.progress(&mut self.assignment);
-            self.connection.probe(&self.consumer);
+            self.member.commits.progress(&mut self.assignment);
+            self.connection.probe(&self.member.client);
+            self.replace_deaf_member()?;
             self.show();
         }
         Ok(())
@@ -142,12 +139,12 @@ impl PollLoop {
     }
 
     fn answer_rebalances(&mut self) -> Result<(), PollError> {
-        while let Some(change) = self.consumer.context().next_change() {
+        while let Some(change) = self.member.client.context().next_change() {
             match change {
                 Change::Assign(list) => {
                     if !self.assign(&list)? {
                         // The group waits; so do we, but alive.
-                        self.consumer.context().put_back(Change::Assign(list));
+                        self.member.client.context().put_back(Change::Assign(list));
                         thread::sleep(RETRY_PAUSE);
                         return Ok(());
                     }
@@ -162,14 +159,14 @@ impl PollLoop {
     /// `false` when it is not known yet where to start.
     fn assign(&mut self, list: &TopicPartitionList) -> Result<bool, PollError> {
         let Subscription { topic, start_from, .. } = &self.subscription;
-        let start = match starting_at(&self.consumer, topic, *start_from, list) {
+        let start = match starting_at(&self.member.client, topic, *start_from, list) {
             Ok(start) => start,
             Err(error) => {
                 self.connection.poll_failed(&error);
                 return Ok(false);
             }
         };
-        self.consumer.incremental_assign(&start).map_err(PollError::Assign)?;
+        self.member.client.incremental_assign(&start).map_err(PollError::Assign)?;
         let partitions = partitions(list);
         for partition in &partitions {
             self.assignment.assign(*partition);
@@ -186,7 +183,7 @@ impl PollLoop {
         self.drain(&partitions, Instant::now() + REVOKE_DRAIN)?;
         self.release(&partitions);
         tracing::info!(group = self.subscription.group, ?partitions, "partitions revoked");
-        unassign(&self.consumer, list).map_err(PollError::Assign)
+        unassign(&self.member.client, list).map_err(PollError::Assign)
     }
 
     /// Others may have these partitions already: stop at once and commit nothing.
@@ -199,7 +196,7 @@ impl PollLoop {
             ?partitions,
             "partitions lost; what was in flight is repeated"
         );
-        unassign(&self.consumer, list).map_err(PollError::Assign)
+        unassign(&self.member.client, list).map_err(PollError::Assign)
     }
 
     fn resume_where_there_is_room(&mut self) {
@@ -209,7 +206,7 @@ impl PollLoop {
 
     fn resume(&self, partitions: &[i32]) {
         if !partitions.is_empty()
-            && let Err(error) = self.consumer.resume(&self.list(partitions))
+            && let Err(error) = self.member.client.resume(&self.list(partitions))
         {
             // librdkafka refuses only partitions that it does not have: then they are on their way out.
             tracing::debug!(?partitions, %error, "resuming failed");
@@ -220,7 +217,7 @@ impl PollLoop {
     fn poll_records(&mut self) -> Result<(), PollError> {
         let mut wait = if self.assignment.undone() > 0 { BUSY_POLL } else { IDLE_POLL };
         for _ in 0..POLL_BURST {
-            let polled = self.consumer.poll(wait);
+            let polled = self.member.client.poll(wait);
             match polled {
                 None => return Ok(()),
                 Some(Ok(message)) => {
@@ -233,7 +230,7 @@ impl PollLoop {
                 }
                 Some(Err(error)) => self.connection.poll_failed(&error),
             }
-            if self.consumer.context().has_change() {
+            if self.member.client.context().has_change() {
                 return Ok(());
             }
             wait = Duration::ZERO;
@@ -254,7 +251,7 @@ impl PollLoop {
                     offset,
                     "the log starts again before what was read; starting with it"
                 );
-                self.commits.settle(&mut self.assignment);
+                self.member.commits.settle(&mut self.assignment);
                 self.forget(&[partition]);
                 self.assignment.assign(partition);
                 self.resume(&[partition]);
@@ -264,9 +261,23 @@ impl PollLoop {
     }
 
     fn pause(&self, partition: i32) {
-        if let Err(error) = self.consumer.pause(&self.list(&[partition])) {
+        if let Err(error) = self.member.client.pause(&self.list(&[partition])) {
             tracing::debug!(partition, %error, "pausing failed");
         }
+    }
+
+    /// As partitions are lost: what is in flight is repeated.
+    fn replace_deaf_member(&mut self) -> Result<(), PollError> {
+        if !self.connection.is_deaf() {
+            return Ok(());
+        }
+        // The silence is logged already; this repeats for as long as it lasts.
+        tracing::debug!(group = self.subscription.group, "no broker answers; trying with a new client");
+        let owned = self.assignment.owned();
+        self.assignment.stop(&owned);
+        self.forget(&owned);
+        self.connection.replaced();
+        self.member.replace().map_err(PollError::Replace)
     }
 
     fn show(&self) {
@@ -282,13 +293,10 @@ impl PollLoop {
         Ok(())
     }
 
-    /// Dropping the consumer leaves the group, so that the others take over at once.
     fn leave(mut self) {
         self.forget(&self.assignment.owned());
         self.health.retire(HEARTBEAT);
-        self.commits.end();
-        self.consumer.context().close();
-        drop(self.consumer);
+        self.member.leave();
         tracing::info!(group = self.subscription.group, "left the group");
     }
 
@@ -337,7 +345,7 @@ impl PollLoop {
     }
 
     fn commit_now(&mut self, offsets: &[(i32, i64)]) -> bool {
-        self.commits.now(offsets.to_vec(), &mut self.assignment).is_ok()
+        self.member.commits.now(offsets.to_vec(), &mut self.assignment).is_ok()
     }
 
     fn list(&self, partitions: &[i32]) -> TopicPartitionList {

@@ -5,12 +5,8 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
-use rdkafka::consumer::BaseConsumer;
-use rdkafka::error::KafkaError;
 use runtime::admin;
 use runtime::health::Health;
-use runtime::kafka::KafkaConnection;
 use runtime::metrics::Metrics;
 use runtime::shutdown::CancellationToken;
 use tokio::net::TcpListener;
@@ -18,15 +14,14 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::assignment::{Assignment, WorkerSpawner};
-use crate::commits::Commits;
 use crate::config::{Config, SinkConfig, Subscription};
 use crate::connection::{self, Connection};
 use crate::dead_letter::headers::Origin;
 use crate::dead_letter::{DeadLetterError, DeadLetters};
 use crate::deliver::Deliverer;
+use crate::member::{Member, MemberError};
 use crate::metrics::ConsumerMetrics;
 use crate::poll_loop::{PollError, PollLoop};
-use crate::rebalance::GroupContext;
 use crate::sink::Sink;
 use crate::sink::http::{BadHttpClient, HttpSink};
 use crate::sink::postgres::{BadDatabaseUrl, PostgresSink};
@@ -37,20 +32,6 @@ const SHUTDOWN_CONDITION: &str = "shutdown";
 const LEAVE_RESERVE: Duration = Duration::from_secs(5);
 /// … but no more than one part in this of it.
 const LEAVE_RESERVE_PART: u32 = 3;
-/// A member that died without leaving is missed after this. librdkafka's default of 45 s would leave its partitions
-/// alone for as long; less than the broker's least (6 s) is refused, and too near it a garbage collection evicts.
-const SESSION_TIMEOUT_MILLIS: &str = "10000";
-/// Three heartbeats may be missed.
-const HEARTBEAT_MILLIS: &str = "3000";
-/// Bounds a commit that is waited for, and with it the poll loop's longest step. librdkafka's default is 60 s.
-const SOCKET_TIMEOUT_MILLIS: &str = "10000";
-/// A topic that is created, or grown, after the start is found this soon. The default is 5 minutes.
-const METADATA_REFRESH_MILLIS: &str = "5000";
-/// What librdkafka fetches ahead of the poll loop, in KiB. Its default of 64 MiB is more than a small pod has.
-const FETCH_QUEUE_KIB: &str = "16384";
-/// A full queue is looked at again after this. The default of 1 s would leave workers idle after they emptied it.
-const FETCH_QUEUE_BACKOFF_MILLIS: &str = "20";
-
 /// Why a consumer ended other than by being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -63,9 +44,9 @@ pub enum RunError {
     /// The producer of dead letters could not be set up.
     #[error("failed to start")]
     DeadLetters(#[from] DeadLetterError),
-    /// The consumer could not be set up.
-    #[error("failed to set up the Kafka consumer")]
-    Consumer(#[source] KafkaError),
+    /// The group's member could not be set up.
+    #[error("failed to start")]
+    Member(#[from] MemberError),
     /// No thread to be had.
     #[error("failed to start a thread")]
     Thread(#[source] std::io::Error),
@@ -111,11 +92,10 @@ pub async fn run(
     // Whoever drops this future stops the loop too.
     let stop = shutdown.child_token();
     let _stop_on_drop = stop.clone().drop_guard();
-    let consumer = Arc::new(member(&kafka, &subscription).map_err(RunError::Consumer)?);
-    let commits = Commits::start(Arc::clone(&consumer), &subscription, consumer_metrics.clone());
+    let member = Member::new(&kafka, subscription.clone(), consumer_metrics.clone())?;
     tracing::info!(?subscription, dead_letter_topic, "starting");
     let poll_loop = PollLoop {
-        consumer,
+        member,
         connection: Connection::unknown(health.clone(), subscription.topic.clone()),
         subscription,
         assignment: Assignment::new(spawner),
@@ -124,7 +104,6 @@ pub async fn run(
         metrics: consumer_metrics,
         shutdown: stop,
         shutdown_drain: shutdown_grace - LEAVE_RESERVE.min(shutdown_grace / LEAVE_RESERVE_PART),
-        commits: commits.map_err(RunError::Thread)?,
     };
     let ended = spawn(poll_loop).map_err(RunError::Thread)?;
     // It serves to the end: while draining, the kubelet still asks whether the process lives.
@@ -144,30 +123,6 @@ fn open(
         SinkConfig::Postgres { url } => Arc::new(PostgresSink::new(url, group, topic)?),
         SinkConfig::Http { url, timeout } => Arc::new(HttpSink::new(url.clone(), *timeout)?),
     })
-}
-
-fn member(
-    kafka: &KafkaConnection,
-    Subscription { group, client_id, .. }: &Subscription,
-) -> Result<BaseConsumer<GroupContext>, KafkaError> {
-    let mut config: ClientConfig = kafka.client_config(client_id);
-    config
-        .set("group.id", group)
-        // The classic protocol: librdkafka 2.12's error handling in the new one (KIP-848) is unfinished.
-        .set("group.protocol", "classic")
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        // Also for groups that start at the latest: theirs is looked up once, and if retention overtakes a group, it
-        // goes on at the oldest record there is instead of skipping everything.
-        .set("auto.offset.reset", "earliest")
-        .set("session.timeout.ms", SESSION_TIMEOUT_MILLIS)
-        .set("heartbeat.interval.ms", HEARTBEAT_MILLIS)
-        .set("socket.timeout.ms", SOCKET_TIMEOUT_MILLIS)
-        .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MILLIS)
-        .set("queued.max.messages.kbytes", FETCH_QUEUE_KIB)
-        .set("fetch.queue.backoff.ms", FETCH_QUEUE_BACKOFF_MILLIS);
-    config.create_with_context(GroupContext::default())
 }
 
 fn spawn(poll_loop: PollLoop) -> std::io::Result<oneshot::Receiver<Result<(), PollError>>> {

@@ -131,6 +131,7 @@ async fn observe_kafka(
                 // librdkafka words a silence by where it waited just then. A condition whose message changed with it would be
                 // written anew at every look, for as long as Kafka is away.
                 tracing::debug!(servers, %error, "no broker answers");
+                handles.forget(connection);
                 format!(
                     "Kafka at {servers}: no broker answers; check bootstrapServers and the network between"
                 )

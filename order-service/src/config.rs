@@ -147,8 +147,8 @@ pub struct RelayConfig {
     #[arg(long, env = "RELAY_MAX_IN_FLIGHT", default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub relay_max_in_flight: u32,
     /// Seconds without any acknowledgement after which a relay with events in flight starts anew, and lets its shards
-    /// go if it can't reach Kafka (RELAY_STALL_SECONDS, default 120: brokers restart faster).
-    #[arg(long, env = "RELAY_STALL_SECONDS", default_value = "120", value_parser = seconds)]
+    /// go if it can't reach Kafka (RELAY_STALL_SECONDS, default 45: brokers restart faster).
+    #[arg(long, env = "RELAY_STALL_SECONDS", default_value = "45", value_parser = seconds)]
     pub relay_stall: Duration,
 }
 

@@ -38,6 +38,7 @@ pub(crate) struct World {
     pub(crate) dead_letter_topic: String,
     pub(crate) database: String,
     pub(crate) producer: FutureProducer,
+    kafka: String,
     admin: AdminClient<DefaultClientContext>,
 }
 
@@ -60,9 +61,9 @@ fn admin_database_url() -> String {
     std::env::var("TEST_DATABASE_URL").unwrap_or_else(|_| default())
 }
 
-fn client() -> ClientConfig {
+fn client(kafka: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", kafka()).set("allow.auto.create.topics", "false");
+    config.set("bootstrap.servers", kafka).set("allow.auto.create.topics", "false");
     config.set("message.max.bytes", MAX_MESSAGE_BYTES);
     // Tests make and delete topics: what is known of them must not be old.
     config.set("topic.metadata.refresh.interval.ms", "500").set("topic.metadata.propagation.max.ms", "500");
@@ -81,8 +82,9 @@ impl World {
             topic: format!("it-{id}"),
             dead_letter_topic: format!("it-{id}.dlt"),
             database: format!("it_{id}"),
-            producer: client().create().expect("producer"),
-            admin: client().create().expect("admin client"),
+            producer: client(&kafka()).create().expect("producer"),
+            admin: client(&kafka()).create().expect("admin client"),
+            kafka: kafka(),
         };
         if partitions > 0 {
             world.create_topic(&world.topic, partitions).await;
@@ -90,6 +92,18 @@ impl World {
         world.create_topic(&world.dead_letter_topic, 1).await;
         world.administer(&format!("CREATE DATABASE {}", world.database)).await;
         world
+    }
+
+    /// The same names on another cluster, whose topics are its maker's own affair.
+    pub(crate) fn on(&self, kafka: &str) -> Self {
+        Self {
+            topic: self.topic.clone(),
+            dead_letter_topic: self.dead_letter_topic.clone(),
+            database: self.database.clone(),
+            producer: client(kafka).create().expect("producer"),
+            admin: client(kafka).create().expect("admin client"),
+            kafka: kafka.to_owned(),
+        }
     }
 
     async fn unmake(&self) {
@@ -172,7 +186,7 @@ impl World {
     pub(crate) fn flags(&self, group: &str, extra: &[&str]) -> Vec<String> {
         let base = [
             "consumer".to_owned(),
-            format!("--kafka-bootstrap-servers={}", kafka()),
+            format!("--kafka-bootstrap-servers={}", self.kafka),
             format!("--topic={}", self.topic),
             format!("--group={}", self.group(group)),
             format!("--dead-letter-topic={}", self.dead_letter_topic),
@@ -214,7 +228,7 @@ impl World {
     /// Every record of `topic`, partition by partition.
     pub(crate) fn dump(&self, topic: &str) -> Vec<OwnedMessage> {
         // librdkafka assigns only within a group; this one commits nothing.
-        let reader: BaseConsumer = client().set("group.id", "it-reader").create().expect("reader");
+        let reader: BaseConsumer = client(&self.kafka).set("group.id", "it-reader").create().expect("reader");
         let metadata = reader.fetch_metadata(Some(topic), ANSWER_TIMEOUT).expect(UNREACHABLE);
         let mut records = Vec::new();
         for partition in metadata.topics()[0].partitions() {
@@ -240,7 +254,8 @@ impl World {
 
     /// Records of the topic that `group` has not committed, over all partitions.
     pub(crate) fn lag(&self, group: &str) -> i64 {
-        let reader: BaseConsumer = client().set("group.id", self.group(group)).create().expect("reader");
+        let reader: BaseConsumer =
+            client(&self.kafka).set("group.id", self.group(group)).create().expect("reader");
         let metadata = reader.fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT).expect(UNREACHABLE);
         let mut list = TopicPartitionList::new();
         for partition in metadata.topics()[0].partitions() {

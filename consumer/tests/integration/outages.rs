@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rdkafka::mocking::MockCluster;
+
 use crate::delivery::{assert_each_once, until_rows};
 use crate::harness::{eventually, in_world};
 use crate::platform::{Answer, Platform};
@@ -146,6 +148,35 @@ async fn rows_of_a_topic_that_was_made_anew_are_not_taken_for_repeats_of_the_old
         events.extend(world.send_orders(1, 5).await);
         let rows = until_rows(&world, "platform", events.len()).await;
         assert_each_once(rows.into_iter().map(|row| row.2), &events);
+        member.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_hears_of_no_broker_for_long_is_made_anew_and_repeats_nothing_committed() {
+    in_world(0, async |world| {
+        // Kafka itself can't be taken away from one test alone.
+        let kafka = MockCluster::new(1).unwrap();
+        let world = world.on(&kafka.bootstrap_servers());
+        kafka.create_topic(&world.topic, 2, 1).unwrap();
+        let platform = Platform::answering(|_| Answer::status(200)).await;
+        let url = format!("--sink-http-url={}", platform.url());
+        let member = world.start("platform", &["--sink=http", &url]).await;
+        let mut events = world.send_orders(2, 10).await;
+        eventually("all were posted", async || (platform.keys().len() >= events.len()).then_some(())).await;
+        world.lag_is_zero("platform").await;
+        kafka.broker_down(1).unwrap();
+        eventually("there is a new member", async || {
+            (member.metric("members_replaced_total").await >= 1.0).then_some(())
+        })
+        .await;
+        assert!(!member.is_ready().await);
+        kafka.broker_up(1).unwrap();
+        events.extend(world.send_orders(2, 10).await);
+        eventually("all were posted", async || (platform.keys().len() >= events.len()).then_some(())).await;
+        assert_each_once(platform.keys(), &events);
+        assert!(member.is_ready().await);
         member.stop().await;
     })
     .await;

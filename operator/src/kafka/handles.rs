@@ -37,6 +37,12 @@ impl Handles {
         Ok(admin)
     }
 
+    /// Drops the handle for `connection`, so that the next look is made with a new one: librdkafka can forget its brokers
+    /// for ever (librdkafka#5301), and a handle costs nothing to make.
+    pub fn forget(&self, connection: &KafkaConnection) {
+        self.by_connection.lock().unwrap_or_else(PoisonError::into_inner).remove(connection);
+    }
+
     /// Drops every handle whose connection no pipeline uses any more.
     pub fn retain(&self, used: &HashSet<KafkaConnection>) {
         self.by_connection
