@@ -21,6 +21,8 @@ use super::workload::{Draft, Orders, Workload};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// A call that found no free connection for so long is given up, so that an overload ends with its load.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
+/// At the end of the load, what became due within this may still find a connection.
+const LAST_CALLS: Duration = Duration::from_millis(50);
 /// Pause of a connection that broke: a service that is gone must not be called a million times.
 const PAUSE_AFTER_BREAK: Duration = Duration::from_millis(20);
 
@@ -128,8 +130,12 @@ impl Shared {
             self.arrival.notify_last();
         }
         // The load ends here: clients whose calls found no connection until now have gone.
-        for due in self.due.take() {
-            let waited = short_micros(self.start.elapsed().saturating_sub(due));
+        let now = self.start.elapsed();
+        let (last, gone): (VecDeque<_>, VecDeque<_>) =
+            self.due.take().into_iter().partition(|due| now.saturating_sub(*due) <= LAST_CALLS);
+        self.due.replace(last);
+        for due in gone {
+            let waited = short_micros(now.saturating_sub(due));
             let outcome = Outcome::Unsent;
             let due = short_micros(due);
             self.samples.borrow_mut().calls.push(Sample {

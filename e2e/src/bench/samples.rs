@@ -82,6 +82,9 @@ pub struct Figures {
     pub unsent: u64,
     /// Latency of the accepted.
     pub accepted_latency: Latency,
+    /// The same from when they were sent: what of it is the service's.
+    #[serde(default)]
+    pub accepted_served: Latency,
     /// Latency of the shed.
     pub shed_latency: Latency,
     /// From due to sent: what of the latency is the generator's.
@@ -138,7 +141,8 @@ impl Samples {
         let (start, end) = (micros(from), micros(until));
         let seconds = (until - from).as_secs_f64();
         let mut figures = Figures::default();
-        let (mut accepted, mut shed, mut unsent_for) = (histogram(), histogram(), histogram());
+        let (mut accepted, mut served) = (histogram(), histogram());
+        let (mut shed, mut unsent_for) = (histogram(), histogram());
         let mut completed = 0_u64;
         for call in &self.calls {
             let done = u64::from(call.due) + u64::from(call.latency);
@@ -153,6 +157,7 @@ impl Samples {
                 Outcome::Accepted => {
                     figures.accepted += 1;
                     accepted.saturating_record(u64::from(call.latency));
+                    served.saturating_record(u64::from(call.latency.saturating_sub(call.unsent_for)));
                 }
                 Outcome::Conflict => figures.conflicts += 1,
                 Outcome::Shed => {
@@ -167,6 +172,7 @@ impl Samples {
         figures.offered_per_second = figures.calls() as f64 / seconds;
         figures.accepted_per_second = completed as f64 / seconds;
         figures.accepted_latency = Latency::of(&accepted);
+        figures.accepted_served = Latency::of(&served);
         figures.shed_latency = Latency::of(&shed);
         figures.unsent_for = Latency::of(&unsent_for);
         figures
