@@ -17,7 +17,7 @@ use crate::domain::Change;
     post, path = "/orders/{id}/confirm",
     params(
         ("id" = uuid::Uuid, Path, description = "The order"),
-        ("If-Match" = Option<String>, Header, nullable = false, example = "\"1\"", pattern = r#"^(\*|(W/)?"[^",]*"( *, *(W/)?"[^",]*")*)$"#, description = "Change it only at this version, such as \"1\""),
+        ("If-Match" = Option<String>, Header, nullable = false, example = "\"1\"", pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#, description = "Change it only at this version, such as \"1\""),
     ),
     responses(
         (status = 200, description = "The order after the change; ETag is its version", body = OrderView),
@@ -25,6 +25,8 @@ use crate::domain::Change;
         (status = 404, description = "No such order", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The order's status does not allow it", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "The order is at another version than If-Match names", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database is away, or ended in the middle; see detail", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "Took too long; whether it took effect is unknown", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub async fn confirm_order(

@@ -97,26 +97,29 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
             if text == "*" {
                 return Ok(Self(Expected::Any));
             }
-            for tag in text.split(',') {
-                versions.push(parse_tag(tag.trim()).ok_or_else(malformed_if_match)?);
-            }
+            versions.extend(parse_tags(text).ok_or_else(malformed_if_match)?);
         }
         Ok(Self(Expected::OneOf(versions)))
     }
 }
 
-/// The version in an entity tag of ours. A tag of another form is well-formed but names no version of ours: it is 0,
-/// which no order has, and so is a weak tag, since `If-Match` compares strongly (RFC 9110, 13.1.1).
-fn parse_tag(tag: &str) -> Option<i64> {
-    let (weak, opaque) = match tag.strip_prefix("W/") {
-        Some(rest) => (true, rest),
-        None => (false, tag),
-    };
-    let text = opaque.strip_prefix('"')?.strip_suffix('"')?;
-    if text.contains('"') {
-        return None;
+/// The versions in a list of entity tags of ours, which commas part unless they stand within quotes (RFC 9110, 8.8.3). A tag of
+/// another form is well-formed but names no version of ours: it is 0, which no order has, and so is a weak tag, since `If-Match`
+/// compares strongly (RFC 9110, 13.1.1).
+fn parse_tags(text: &str) -> Option<Vec<i64>> {
+    let (mut versions, mut rest) = (Vec::new(), text);
+    loop {
+        let tag = rest.trim_start();
+        let (weak, opaque) = tag.strip_prefix("W/").map_or((false, tag), |opaque| (true, opaque));
+        let (version, after) = opaque.strip_prefix('"')?.split_once('"')?;
+        // Strong comparison is by the bytes: "01" and "+1" are not the tag of version 1.
+        let named = version.parse().ok().filter(|named: &i64| !weak && named.to_string() == version);
+        versions.push(named.unwrap_or(0));
+        match after.trim() {
+            "" => return Some(versions),
+            more => rest = more.strip_prefix(',')?,
+        }
     }
-    Some(if weak { 0 } else { text.parse().unwrap_or(0) })
 }
 
 fn malformed_if_match() -> ApiError {
@@ -182,7 +185,13 @@ mod tests {
         assert_eq!(if_match(&["\"1\", \"2\"", "\"3\""]).await, one_of(&[1, 2, 3]));
         assert_eq!(if_match(&["W/\"1\""]).await, one_of(&[0]));
         assert_eq!(if_match(&["\"another\""]).await, one_of(&[0]));
-        for malformed in ["1", "\"1", "", "\"1\"\"2\""] {
+        assert_eq!(if_match(&["\"01\", \"+1\""]).await, one_of(&[0, 0]));
+        assert_eq!(
+            if_match(&["\"a, b\" , \"2\""]).await,
+            one_of(&[0, 2]),
+            "a comma within quotes parts nothing"
+        );
+        for malformed in ["1", "\"1", "", "\"1\"\"2\"", "\"1\",", "\"1\" \"2\""] {
             assert_eq!(if_match(&[malformed]).await, None, "{malformed}");
         }
     }

@@ -19,6 +19,8 @@ use crate::store::orders;
         (status = 200, description = "The order; ETag is its version", body = OrderView),
         (status = 400, description = "The id is not a UUID", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such order", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Overload, or the database is away; see Retry-After", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "Took too long", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub async fn get_order(State(api): State<Arc<Api>>, OrderPath(id): OrderPath) -> Result<Response, ApiError> {

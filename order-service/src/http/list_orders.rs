@@ -60,6 +60,8 @@ pub struct OrderPage {
         (status = 200, description = "A page of orders", body = OrderPage),
         (status = 400, description = "A parameter does not parse", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "A parameter breaks a rule", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Overload, or the database is away; see Retry-After", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "Took too long", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub async fn list_orders(
