@@ -1,10 +1,12 @@
 //! The catalogue on the admin port: products and coupons, loaded by the shop and never by its customers.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, header};
-use axum::middleware::{from_fn_with_state, map_request};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_request};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,8 @@ use crate::store::catalogue::{self, Coupon, Product};
 
 /// Largest catalogue in one request, in bytes; a larger one is loaded in parts.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// Longest time for an answer: a full catalogue takes a second or two, and locks that orders hold some more.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most units in stock, and most uses of a coupon: far beyond any shop, far below an overflow.
 const MAX_COUNT: i64 = 1_000_000_000_000;
 
@@ -33,7 +37,13 @@ pub fn routes(pool: PgPool) -> Router {
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(MaxBytes(MAX_BODY_BYTES), body::buffer))
         .layer(map_request(assume_json))
+        .layer(from_fn(in_time))
         .with_state(pool)
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await;
+    answer.unwrap_or_else(|_| ApiError::TimedOut.into_response())
 }
 
 /// `kubectl replace --raw`, which is how a shop reaches this port from outside, names no content type.

@@ -96,8 +96,12 @@ pub struct WriterConfig {
     pub writer_queue: u32,
     /// Longest wait for a batch to begin, in milliseconds; an order that would wait longer is answered with 503 at once,
     /// one that did is answered with 503 then (WRITER_MAX_WAIT_MILLIS, default 500: a shopper still waits for that).
-    #[arg(long, env = "WRITER_MAX_WAIT_MILLIS", default_value = "500", value_parser = millis)]
+    #[arg(long, env = "WRITER_MAX_WAIT_MILLIS", default_value = "500", value_parser = some_millis)]
     pub writer_max_wait: Duration,
+    /// Longest wait of a batch for a lock that somebody else holds, in milliseconds; then only the orders of that product fail
+    /// (WRITER_LOCK_TIMEOUT_MILLIS, default 1000: what the service itself locks, it lets go after some milliseconds).
+    #[arg(long, env = "WRITER_LOCK_TIMEOUT_MILLIS", default_value = "1000", value_parser = some_millis)]
+    pub writer_lock_timeout: Duration,
     /// Hours for which a request is known by its idempotency key (IDEMPOTENCY_TTL_HOURS, default 24).
     #[arg(long, env = "IDEMPOTENCY_TTL_HOURS", default_value = "24", value_parser = hours)]
     pub idempotency_ttl: Duration,
@@ -163,6 +167,13 @@ fn millis(text: &str) -> Result<Duration, String> {
     match text.parse::<u32>() {
         Ok(count @ 0..=60_000) => Ok(Duration::from_millis(u64::from(count))),
         _ => Err("must be a whole number of milliseconds between 0 and 60000".to_owned()),
+    }
+}
+
+fn some_millis(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(count @ 1..=60_000) => Ok(Duration::from_millis(u64::from(count))),
+        _ => Err("must be a whole number of milliseconds between 1 and 60000".to_owned()),
     }
 }
 

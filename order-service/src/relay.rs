@@ -123,6 +123,11 @@ impl Relay {
             }
             state.restart(ended.as_ref().err());
             let Err(error) = ended else { return };
+            if !state.leases.are_known() {
+                // Others may lead by now, and must be told of what is recorded here.
+                state.leads_all.store(false, Ordering::Relaxed);
+                self.metrics.leads(&[]);
+            }
             self.report(error);
             if began.elapsed() >= PRODUCER_PROVEN_AFTER {
                 backoff.reset();

@@ -23,8 +23,11 @@ use crate::store::orders::PlaceSettings;
 use crate::store::{database, idempotency};
 use crate::writer::{Connections, Writer};
 
-/// Connections of the relay, which reads, deletes, keeps its leases, announces and listens at once, and of the monitor.
-const RELAY_CONNECTIONS: u32 = 6;
+/// Connections of the relay, which reads, deletes, keeps its leases and announces at once, and of the monitor. What it listens
+/// on is one more.
+const RELAY_CONNECTIONS: u32 = 5;
+/// Longest wait for connections to be given back at the end.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// Name of the readiness condition that the public listener meets.
 const LISTENING: &str = "http";
 /// Name of the readiness condition that a shutdown ends.
@@ -74,11 +77,14 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         tokio::time::sleep(grace).await;
     };
     let work = async {
+        let prepared = async {
+            database::migrate(&options, &health).await?;
+            database::claim(&pool, &config.relay.topic).await
+        };
         tokio::select! {
-            migrated = database::migrate(&options, &health) => migrated?,
+            prepared = prepared => prepared?,
             () = shutdown.cancelled() => return Ok(()),
         }
-        database::claim(&pool, &config.relay.topic).await?;
         health.met(database::CONDITION);
         let (health, shutdown) = (health.clone(), shutdown.clone());
         let parts = Parts { pool, options: options.clone(), relay_pool, health, metrics, shutdown };
@@ -164,7 +170,8 @@ impl Parts {
             () = idempotency::keep_swept(&pool, writer.idempotency_ttl) => Ok(()),
         };
         for pool in [pool, relay_pool] {
-            pool.close().await;
+            // What leads to a server that vanished is never given back.
+            let _ = tokio::time::timeout(CLOSE_WITHIN, pool.close()).await;
         }
         served
     }

@@ -21,7 +21,7 @@ pub mod error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use runtime::shutdown::CancellationToken;
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
@@ -95,7 +95,8 @@ impl Writer {
         };
         let work = Work {
             queue: Mutex::new(receiver),
-            options,
+            // A product that somebody keeps locked must not hold up the orders for all the others.
+            options: options.options([("lock_timeout", config.writer_lock_timeout.as_millis())]),
             connect_timeout: timeout,
             settings,
             batch: config.batch_orders(),
@@ -160,29 +161,34 @@ impl Lanes {
         let (ending, ended) = oneshot::channel();
         let work = async move {
             tokio::select! {
-                () = self.write(stop) => {}
-                () = dropped.cancelled_owned() => {}
+                written = self.write(stop) => written,
+                () = dropped.cancelled_owned() => Ok(()),
             }
         };
         std::thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || {
-                lanes.block_on(work);
-                let _ = ending.send(());
+                let _ = ending.send(lanes.block_on(work));
             })
             .context("failed to start the writer")?;
-        ended.await.context("the writer broke off")
+        ended.await.context("the writer broke off")?
     }
 
-    async fn write(self, stop: CancellationToken) {
+    async fn write(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut lanes = JoinSet::new();
         for _ in 0..self.count {
             lanes.spawn(Lane::new(self.work.clone()).run());
         }
         let written = async {
-            stop.cancelled().await;
+            // A lane that panics does so by a defect outside of any batch: the others must not go on alone, unnoticed. It ends
+            // well before `stop` where nobody is left to send it orders.
+            let ended = tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                Some(Err(_panic)) = lanes.join_next() => Err(anyhow!("a lane of the writer broke off")),
+            };
             self.work.stop.cancel();
             while lanes.join_next().await.is_some() {}
+            ended
         };
         let measured = async {
             loop {
@@ -191,8 +197,8 @@ impl Lanes {
             }
         };
         tokio::select! {
-            () = written => {}
-            () = measured => {}
+            ended = written => ended,
+            () = measured => Ok(()),
         }
     }
 }

@@ -5,12 +5,13 @@ use std::time::Instant;
 use fail::fail_point;
 use sqlx::PgPool;
 
-use super::error::{RelayError, bounded};
+use super::error::RelayError;
 use super::in_flight::{InFlight, RowId};
 use super::publish::{Delivery, Outcome, Publisher};
 use super::trial::Trial;
 use crate::metrics::RelayMetrics;
 use crate::store::DatabaseError;
+use crate::store::error::bounded;
 
 /// Takes in what became of the rows sent: the next events of their orders are due then.
 ///

@@ -1,15 +1,10 @@
 //! Why the relay had to stop for a moment.
 
-use std::future::Future;
-use std::io;
 use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 
 use crate::store::DatabaseError;
-
-/// Longest wait for one statement, connection included: a server that vanished without a word must not stop the loop.
-const STATEMENT_DEADLINE: Duration = Duration::from_secs(12);
 
 /// A failure of the relay. Each is retried; none loses an event.
 #[derive(Debug, thiserror::Error)]
@@ -87,16 +82,4 @@ impl RelayError {
             Self::Stalled(_) => "stalled",
         }
     }
-}
-
-/// Runs one statement within a deadline. A statement that is given up may have taken effect: every statement of the
-/// relay can be repeated.
-pub(super) async fn bounded<T>(
-    step: &'static str,
-    statement: impl Future<Output = sqlx::Result<T>>,
-) -> Result<T, DatabaseError> {
-    tokio::time::timeout(STATEMENT_DEADLINE, statement)
-        .await
-        .unwrap_or_else(|_| Err(sqlx::Error::Io(io::Error::from(io::ErrorKind::TimedOut))))
-        .map_err(DatabaseError::during(step))
 }

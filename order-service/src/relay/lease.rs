@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 
-use super::error::bounded;
 use crate::store::DatabaseError;
+use crate::store::error::bounded;
 use crate::store::outbox::SHARDS;
 
 /// Renewals within one lease: two may fail before it ends.

@@ -129,7 +129,12 @@ impl Pace {
             return false;
         }
         let due = *self.delete_at.get_or_insert(now + DELETE_AFTER);
-        (pressing || acknowledged >= DELETE_AT_ONCE || due <= now) && !self.is_paused(now)
+        let deletes = (pressing || acknowledged >= DELETE_AT_ONCE || due <= now) && !self.is_paused(now);
+        if deletes {
+            // What is acknowledged from now on waits for company anew.
+            self.delete_at = None;
+        }
+        deletes
     }
 
     /// True when leases and parked orders are to be looked after.
@@ -250,6 +255,7 @@ mod tests {
         let (mut pace, now) = (Pace::default(), Instant::now());
         assert!(!pace.deletes(now, 0, true));
         assert!(!pace.deletes(now, 1, false) && pace.deletes(now + DELETE_AFTER, 1, false));
+        assert!(!pace.deletes(now + DELETE_AFTER, 1, false), "the next ones wait for company too");
         assert!(pace.deletes(now, DELETE_AT_ONCE, false) && pace.deletes(now, 1, true));
         assert!(!pace.deletes(now, 0, false) && !pace.deletes(now + DELETE_AFTER, 1, false), "waits anew");
     }
@@ -266,7 +272,7 @@ mod tests {
     #[test]
     fn nobody_is_woken_for_what_runs_already() {
         let (mut pace, now) = (Pace::default(), Instant::now());
-        assert!(pace.deletes(now, DELETE_AT_ONCE, true));
+        assert!(!pace.deletes(now, 1, false), "waits for company");
         let may = May { read: false, delete: false, keep: false };
         assert_eq!(pace.due(may, now), now + POLL_MAX);
         assert_eq!(pace.due(May { delete: true, ..may }, now), now + DELETE_AFTER);

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use sqlx::PgPool;
 use sqlx::types::Uuid;
 
-use super::error::{RelayError, bounded};
+use super::error::RelayError;
 use super::in_flight::{InFlight, RowId};
 use super::publish::Publisher;
 use super::read;
 use super::trial::{Next, Trial};
 use crate::store::DatabaseError;
+use crate::store::error::bounded;
 
 /// Parked orders of one shard at most; beyond it the shard stops. So many refusals are no matter of single events, and
 /// each read names every one of them.
@@ -111,7 +112,9 @@ pub(super) async fn step(
                     in_flight.forget(*gone);
                 }
                 if !found.is_empty() {
-                    return publisher.retry(found, partitions, in_flight, trial);
+                    let handed_over = publisher.retry(found, partitions, in_flight, trial);
+                    // The rest of them is refused still, and must be in a group to be tried ever again.
+                    return handed_over.inspect_err(|_| trial.again(rows));
                 }
             }
             Next::Over { batches_too_large: true } => return Err(RelayError::BatchTooLarge),

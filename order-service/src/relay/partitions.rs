@@ -7,10 +7,11 @@ use rdkafka::types::RDKafkaErrorCode;
 use runtime::shutdown::CancellationToken;
 use sqlx::PgPool;
 
-use super::error::{RelayError, bounded};
+use super::error::RelayError;
 use super::publish::Publisher;
 use super::{HEARTBEAT, HEARTBEAT_BOUND, Relay};
 use crate::store::DatabaseError;
+use crate::store::error::bounded;
 
 /// Longest wait for metadata: longer than a broker's restart of its connection, short against the heartbeat.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);

@@ -12,11 +12,11 @@ use sqlx::postgres::PgRow;
 use sqlx::types::{Json, Uuid};
 use sqlx::{PgPool, Row};
 
-use super::error::bounded;
 use super::floor::Start;
 use super::in_flight::{RowId, Skip};
 use super::pace::Found;
 use crate::store::DatabaseError;
+use crate::store::error::bounded;
 
 /// An event as it waits in the outbox.
 #[derive(Clone, Debug)]

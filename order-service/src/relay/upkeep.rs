@@ -3,11 +3,11 @@
 use fail::fail_point;
 use sqlx::PgPool;
 
-use super::error::bounded;
 use super::floor::Sample;
 use super::lease::Leases;
 use super::park::{self, Parked};
 use crate::store::DatabaseError;
+use crate::store::error::bounded;
 
 /// What to look after.
 #[derive(Debug)]

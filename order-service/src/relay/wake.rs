@@ -4,22 +4,33 @@
 //! milliseconds: within the order's transaction it would make all commits of the database take turns. Where LISTEN does not
 //! work, as behind a transaction pooler, the poll remains.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::Notify;
 
-use super::error::bounded;
 use super::pace::Backoff;
 use crate::metrics::RelayMetrics;
+use crate::store::error::bounded;
 
 /// The channel on which replicas announce events; a database has one outbox.
 const CHANNEL: &str = "orderflow_outbox";
 /// Shortest time from one announcement to the next: what is recorded within it shares one.
 const COALESCE: Duration = Duration::from_millis(5);
+
+/// After so long without an announcement the listener asks for a sign of life: a connection that leads nowhere is as silent as
+/// one on which nothing is said.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Longest wait for that, and for a connection.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+async fn in_time<T>(asked: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    tokio::time::timeout(ANSWER_WITHIN, asked).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
 
 /// One replica's share in waking.
 #[derive(Clone, Debug)]
@@ -81,11 +92,18 @@ impl Wake {
     }
 
     async fn hear(&self, backoff: &mut Backoff) -> sqlx::Result<std::convert::Infallible> {
-        let mut listener = PgListener::connect_with(&self.pool).await?;
-        listener.listen(CHANNEL).await?;
+        // A connection apart: a listener that is dropped says goodbye, and keeps its place until that is answered.
+        let options = PgConnectOptions::clone(&self.pool.connect_options());
+        let apart = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
+        let mut listener = in_time(PgListener::connect_with(&apart.connect_lazy_with(options))).await?;
+        in_time(listener.listen(CHANNEL)).await?;
         loop {
+            let Ok(heard) = tokio::time::timeout(SILENCE, listener.try_recv()).await else {
+                in_time(sqlx::query("select 1").execute(&mut listener)).await?;
+                continue;
+            };
             // None when the connection was lost and made anew: what was said meanwhile is unknown, so it counts as news.
-            let heard = listener.try_recv().await?;
+            let heard = heard?;
             backoff.reset();
             if heard.is_none_or(|heard| heard.payload() != self.owner) {
                 self.metrics.announced.inc();

@@ -10,13 +10,14 @@
 pub mod write;
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use jiff::Timestamp;
 use sqlx::{Connection, PgConnection};
 
-use super::error::{BEGIN, COMMIT, DatabaseError, KeyConflict, Outcome, PlaceError};
+use super::error::{BEGIN, COMMIT, DatabaseError, KeyConflict, Outcome, PlaceError, bounded, prompt};
 use super::idempotency::{self, Claim};
 use super::orders::PlaceSettings;
 use super::{coupons, stock};
@@ -86,24 +87,29 @@ async fn place_once(
     submissions: &[&Submission],
     settings: &PlaceSettings,
 ) -> Result<Vec<Answer>, BatchError> {
-    let mut tx = connection.begin().await.map_err(DatabaseError::during(BEGIN))?;
-    match within(&mut tx, submissions, settings).await {
+    let mut tx = prompt(BEGIN, connection.begin()).await?;
+    match in_time(within(&mut tx, submissions, settings)).await {
         Ok((answers, true)) => {
             fail::fail_point!("writer::before_commit");
-            tx.commit().await.map_err(DatabaseError::during(COMMIT))?;
+            bounded(COMMIT, tx.commit()).await?;
             fail::fail_point!("writer::after_commit");
             Ok(answers)
         }
         Ok((answers, false)) => {
-            tx.rollback().await.map_err(DatabaseError::during("let the locks go"))?;
+            prompt("let the locks go", tx.rollback()).await?;
             Ok(answers)
         }
         Err(error) => {
             // At once, since a connection that is kept would keep the locks; where this fails, its end lets them go.
-            let _ = tx.rollback().await;
+            let _ = prompt("let the locks go", tx.rollback()).await;
             Err(error)
         }
     }
+}
+
+/// The statements of a batch together within the time of one: a caller waits no longer than that.
+async fn in_time<T>(statements: impl Future<Output = Result<T, BatchError>>) -> Result<T, BatchError> {
+    bounded("write a batch", async { Ok(statements.await) }).await?
 }
 
 /// The answers, and whether anything was written.
@@ -148,19 +154,18 @@ async fn claim_keys(
     let (mut positions, mut keys) = (Vec::new(), Vec::new());
     for (position, submission) in submissions.iter().enumerate() {
         let Some(keyed_by) = &submission.keyed_by else { continue };
-        if seen.insert(&keyed_by.key) {
-            positions.push(position);
-            keys.push(keyed_by);
-        } else {
-            answers[position] = Some(Err(KeyConflict::InProgress.into()));
-        }
+        positions.push(position);
+        keys.push(keyed_by);
     }
     if keys.is_empty() {
         return Ok(answers);
     }
-    for (position, claim) in positions.into_iter().zip(idempotency::claim(tx, &keys, lifetime).await?) {
+    let claims = idempotency::claim(tx, &keys, lifetime).await?;
+    for ((position, keyed_by), claim) in positions.into_iter().zip(&keys).zip(claims) {
         answers[position] = match claim {
-            Claim::Ours => None,
+            Claim::Ours if seen.insert(&keyed_by.key) => None,
+            // The first with this key is in this very batch.
+            Claim::Ours => Some(Err(KeyConflict::InProgress.into())),
             Claim::Answered(outcome) => Some(Ok(outcome)),
             Claim::Conflict(conflict) => Some(Err(conflict.into())),
         };

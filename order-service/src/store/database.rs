@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use backon::{BackoffBuilder, ExponentialBuilder};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use runtime::health::Health;
 use runtime::kafka::Secret;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{ConnectOptions, Connection, PgConnection};
 
-use super::error::DatabaseError;
+use super::error::{DatabaseError, bounded};
 
 /// Longest run of one statement on the server. Far above any statement here; it ends what a lost client left behind.
 const STATEMENT_TIMEOUT: &str = "10s";
@@ -19,6 +19,9 @@ const IDLE_IN_TRANSACTION_TIMEOUT: &str = "15s";
 /// Longest transaction, where the server can hold a session to it (PostgreSQL 17): above the two together. What stays open
 /// longer keeps deleted rows from being passed over and vacuumed.
 const TRANSACTION_TIMEOUT: &str = "set transaction_timeout = '30s'";
+/// Longest wait for a connection's sign of life. One that gives none leads to a server that vanished without a word: whoever
+/// waited for it would keep its place in the pool for a quarter of an hour, or for ever.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Version of the server from which on it knows that setting.
 const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
 /// First pause between attempts to reach the database at start.
@@ -45,7 +48,10 @@ pub fn connect_options(url: &Secret) -> anyhow::Result<PgConnectOptions> {
 /// A pool that connects when first asked.
 #[must_use]
 pub fn pool(options: &PgConnectOptions, max_connections: u32, acquire_timeout: Duration) -> PgPool {
-    pool_options(max_connections, acquire_timeout).connect_lazy_with(options.clone())
+    pool_options(max_connections, acquire_timeout)
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| Box::pin(async move { Ok(is_alive(connection).await) }))
+        .connect_lazy_with(options.clone())
 }
 
 /// The relay's pool. Its connections are not asked for a sign of life before each statement: that is a round trip more
@@ -58,17 +64,27 @@ pub fn relay_pool(options: &PgConnectOptions, max_connections: u32, acquire_time
 }
 
 fn pool_options(max_connections: u32, acquire_timeout: Duration) -> PgPoolOptions {
-    PgPoolOptions::new().max_connections(max_connections).acquire_timeout(acquire_timeout).after_connect(
-        |connection, _| {
-            Box::pin(async move {
-                if connection.server_version_num().is_some_and(|version| version >= TRANSACTION_TIMEOUT_SINCE)
-                {
-                    sqlx::query(TRANSACTION_TIMEOUT).execute(connection).await?;
-                }
-                Ok(())
-            })
-        },
-    )
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(acquire_timeout)
+        .after_connect(|connection, _| Box::pin(limit_transactions(connection)))
+        // The pool itself asks too, and waits for the answer without an end.
+        .after_release(|connection, _| Box::pin(async move { Ok(is_alive(connection).await) }))
+}
+
+async fn is_alive(connection: &mut PgConnection) -> bool {
+    matches!(tokio::time::timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(())))
+}
+
+/// Holds a new connection to the longest transaction, where the server can.
+///
+/// # Errors
+/// When the connection breaks.
+pub async fn limit_transactions(connection: &mut PgConnection) -> sqlx::Result<()> {
+    if connection.server_version_num().is_some_and(|version| version >= TRANSACTION_TIMEOUT_SINCE) {
+        sqlx::query(TRANSACTION_TIMEOUT).execute(connection).await?;
+    }
+    Ok(())
 }
 
 /// Whether the database answers at all.
@@ -88,12 +104,7 @@ pub async fn ping(pool: &PgPool) -> Result<(), DatabaseError> {
 pub async fn migrate(options: &PgConnectOptions, health: &Health) -> anyhow::Result<()> {
     // A migration may take longer than any statement of the service.
     let options = options.clone().options([("statement_timeout", "0")]);
-    let mut pauses = ExponentialBuilder::default()
-        .with_min_delay(FIRST_RETRY)
-        .with_max_delay(LAST_RETRY)
-        .with_jitter()
-        .without_max_times()
-        .build();
+    let mut pauses = pauses();
     loop {
         match migrate_once(&options).await {
             Ok(()) => return Ok(()),
@@ -107,24 +118,47 @@ pub async fn migrate(options: &PgConnectOptions, health: &Health) -> anyhow::Res
     }
 }
 
-/// Claims the database's outbox for `topic`; the first claim holds for good.
+/// Claims the database's outbox for `topic`, waiting for the database as long as it takes; the first claim holds for good.
 ///
 /// # Errors
 /// When it belongs to another topic: the relays of both would share its shards, and half of each one's events would go
 /// to the other's topic.
 pub async fn claim(pool: &PgPool, topic: &str) -> anyhow::Result<()> {
-    let claim =
-        sqlx::query("insert into outbox_topic (topic) values ($1) on conflict do nothing").bind(topic);
-    claim.execute(pool).await.context("failed to claim the outbox")?;
-    let owner: String = sqlx::query_scalar("select topic from outbox_topic")
-        .fetch_one(pool)
-        .await
-        .context("failed to read whose the outbox is")?;
+    let mut pauses = pauses();
+    let owner = loop {
+        match claim_once(pool, topic).await {
+            Ok(owner) => break owner,
+            Err(error) if error.is_unavailable() => {
+                tracing::warn!(%error, "failed to claim the outbox; trying again");
+            }
+            Err(error) => return Err(error).context("failed to claim the outbox"),
+        }
+        tokio::time::sleep(pauses.next().unwrap_or(LAST_RETRY)).await;
+    };
     ensure!(
         owner == topic,
         "failed to claim the outbox for topic {topic}: the database belongs to topic {owner}; give each pipeline a database of its own"
     );
     Ok(())
+}
+
+/// Whose the outbox is, now that `topic` has claimed it if it was nobody's.
+async fn claim_once(pool: &PgPool, topic: &str) -> Result<String, DatabaseError> {
+    let claim =
+        sqlx::query("insert into outbox_topic (topic) values ($1) on conflict do nothing").bind(topic);
+    bounded("claim the outbox", claim.execute(pool)).await?;
+    let owner = sqlx::query_scalar("select topic from outbox_topic");
+    bounded("read whose the outbox is", owner.fetch_one(pool)).await
+}
+
+/// Between two attempts at a database that is not there.
+fn pauses() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(FIRST_RETRY)
+        .with_max_delay(LAST_RETRY)
+        .with_jitter()
+        .without_max_times()
+        .build()
 }
 
 async fn migrate_once(options: &PgConnectOptions) -> Result<(), MigrateError> {

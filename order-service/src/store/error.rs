@@ -1,5 +1,9 @@
 //! Why the store refused or failed. `DatabaseError` is the database's fault; the other enums are a step's answers.
 
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
 use order_events::codec::EncodeError;
 use order_events::{OrderId, OrderStatus};
 use sqlx::Error;
@@ -10,6 +14,39 @@ use crate::domain::{Order, Refusal, StatusConflict};
 pub const COMMIT: &str = "commit";
 /// The step before which a transaction has done nothing.
 pub const BEGIN: &str = "begin";
+
+/// Longest wait for one statement, connection included: above the server's own limit (10 s), and an end to waiting for a server
+/// that vanished without a word, which no other limit is: TCP itself waits a quarter of an hour for it, or for ever.
+const STATEMENT_DEADLINE: Duration = Duration::from_secs(12);
+/// The same for a statement that waits for no lock and no disk.
+const PROMPT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Runs one statement, or a few, within a deadline. What is given up may have taken effect.
+///
+/// # Errors
+/// The statement's own, or that time ran out, which counts as unavailability.
+pub async fn bounded<T>(
+    step: &'static str,
+    statement: impl Future<Output = sqlx::Result<T>>,
+) -> Result<T, DatabaseError> {
+    within(STATEMENT_DEADLINE, statement).await.map_err(DatabaseError::during(step))
+}
+
+/// As [`bounded`], for what the server does at once or not at all.
+///
+/// # Errors
+/// As [`bounded`].
+pub async fn prompt<T>(
+    step: &'static str,
+    statement: impl Future<Output = sqlx::Result<T>>,
+) -> Result<T, DatabaseError> {
+    within(PROMPT_DEADLINE, statement).await.map_err(DatabaseError::during(step))
+}
+
+async fn within<T>(deadline: Duration, statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    let ended = tokio::time::timeout(deadline, statement).await;
+    ended.unwrap_or_else(|_| Err(sqlx::Error::Io(io::Error::from(io::ErrorKind::TimedOut))))
+}
 
 /// A statement failed.
 #[derive(Debug, thiserror::Error)]
@@ -64,10 +101,20 @@ impl DatabaseError {
             .is_some_and(|state| ["0A000", "42601", "42703", "42883", "42P01"].contains(&state.as_str()))
     }
 
-    /// True when the failure leaves open whether the transaction took effect.
+    /// True when the failure leaves open whether the transaction took effect. A pooler in between words the loss of its server
+    /// as an error of the database, and a server says that it is going down when it may have committed already.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
-        self.step == COMMIT && self.source.as_database_error().is_none()
+        // Classes: connection, operator intervention; by itself: statement completion unknown.
+        let says_so = |state: String| ["08", "57", "40003"].iter().any(|class| state.starts_with(class));
+        self.step == COMMIT
+            && (self.source.as_database_error().is_none() || self.sql_state().is_some_and(says_so))
+    }
+
+    /// True when the transaction waited too long for a lock that another holds.
+    #[must_use]
+    pub fn is_lock_timeout(&self) -> bool {
+        self.sql_state().as_deref() == Some("55P03")
     }
 
     fn sql_state(&self) -> Option<String> {
@@ -109,7 +156,7 @@ pub enum PlaceError {
     Database(#[from] DatabaseError),
 }
 
-/// Why an order was not changed. Nothing changed.
+/// Why an order was not changed. Nothing changed, unless the connection broke during the commit.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
     /// No such order.

@@ -7,7 +7,8 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgPool, Row};
 
-use super::error::{DatabaseError, KeyConflict, Outcome};
+use super::error::{DatabaseError, KeyConflict, Outcome, bounded};
+use super::orders::order_columns;
 use crate::domain::{KeyedBy, Order, Refusal};
 
 /// Expired keys deleted by one statement: a few milliseconds of locks, and a statement far below its timeout.
@@ -29,7 +30,8 @@ pub enum Claim {
     Conflict(KeyConflict),
 }
 
-/// Claims each of the keys, which are all different, for the caller's transaction; the answers are in their order.
+/// Claims each of the keys for the caller's transaction; the answers are in their order. A key that is named twice is the
+/// transaction's twice.
 ///
 /// A key that another transaction is at work on is found out without waiting for it: whoever writes a key's row holds the
 /// key's advisory lock until its transaction ends. That lock is tried in the same statement that looks the row up; a
@@ -43,16 +45,16 @@ pub async fn claim(
     lifetime: Duration,
 ) -> Result<Vec<Claim>, DatabaseError> {
     let names: Vec<&str> = keys.iter().map(|keyed_by| keyed_by.key.as_str()).collect();
-    let rows = sqlx::query(
+    let rows = sqlx::query(concat!(
         "select wanted.nth, pg_try_advisory_xact_lock(hashtextextended(wanted.key, 0)) as locked,
-                known.fingerprint, known.order_id, known.refusal, orders.*,
-                (extract(epoch from orders.created_at) * 1000000)::bigint as created_micros
-         from unnest($1::text[]) with ordinality as wanted (key, nth)
+                known.fingerprint, known.order_id, known.refusal, ",
+        order_columns!(),
+        " from unnest($1::text[]) with ordinality as wanted (key, nth)
          left join idempotency_keys as known
                 on known.key = wanted.key and known.created_at > now() - $2 * interval '1 second'
          left join orders on orders.id = known.order_id
          order by wanted.nth",
-    )
+    ))
     .bind(&names)
     .bind(seconds(lifetime))
     .fetch_all(connection)
@@ -67,10 +69,11 @@ pub async fn claim(
 }
 
 fn read(keyed_by: &KeyedBy, row: &PgRow) -> sqlx::Result<Claim> {
-    if !row.try_get::<bool, _>("locked")? {
-        return Ok(Claim::Conflict(KeyConflict::InProgress));
-    }
-    let Some(fingerprint) = row.try_get::<Option<&[u8]>, _>("fingerprint")? else { return Ok(Claim::Ours) };
+    // A row that can be seen is final, whoever holds the lock to look at it just now.
+    let Some(fingerprint) = row.try_get::<Option<&[u8]>, _>("fingerprint")? else {
+        let locked = row.try_get("locked")?;
+        return Ok(if locked { Claim::Ours } else { Claim::Conflict(KeyConflict::InProgress) });
+    };
     if fingerprint != keyed_by.fingerprint.0 {
         return Ok(Claim::Conflict(KeyConflict::Reused));
     }
@@ -117,16 +120,14 @@ pub async fn finish(
 /// # Errors
 /// When the database fails.
 pub async fn sweep(pool: &PgPool, lifetime: Duration) -> Result<u64, DatabaseError> {
-    let deleted = sqlx::query(
+    let statement = sqlx::query(
         "delete from idempotency_keys where key in (
              select key from idempotency_keys where created_at <= now() - $1 * interval '1 second'
              order by created_at limit $2 for update skip locked)",
     )
     .bind(seconds(lifetime))
-    .bind(SWEEP_BATCH.cast_signed())
-    .execute(pool)
-    .await
-    .map_err(DatabaseError::during("delete expired idempotency keys"))?;
+    .bind(SWEEP_BATCH.cast_signed());
+    let deleted = bounded("delete expired idempotency keys", statement.execute(pool)).await?;
     Ok(deleted.rows_affected())
 }
 

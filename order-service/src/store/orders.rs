@@ -18,6 +18,17 @@ use super::outbox::RecordError;
 use super::{coupons, outbox, stock};
 use crate::domain::{Change, NewOrder, Order, Refusal, Submission, UserId};
 
+/// What [`Order::from_row`] reads, column by column: with `*`, a column that a later version adds would break the statements
+/// that an earlier one has prepared, while both run during an update.
+macro_rules! order_columns {
+    () => {
+        "orders.id, orders.user_id, orders.status, orders.version, orders.items, orders.coupon_code, orders.currency,
+         orders.subtotal_minor, orders.discount_minor, orders.total_minor,
+         (extract(epoch from orders.created_at) * 1000000)::bigint as created_micros"
+    };
+}
+pub(super) use order_columns;
+
 /// Attempts at a transaction that loses against others, the first included. Locks are taken in one order everywhere,
 /// so even a second attempt is rare.
 const MAX_ATTEMPTS: usize = 5;
@@ -183,7 +194,7 @@ async fn change_once(
 /// # Errors
 /// When the database fails.
 pub async fn get(pool: &PgPool, id: OrderId) -> Result<Option<Order>, DatabaseError> {
-    sqlx::query_as("select *, (extract(epoch from created_at) * 1000000)::bigint as created_micros from orders where id = $1")
+    sqlx::query_as(concat!("select ", order_columns!(), " from orders where id = $1"))
         .bind(id.0)
         .fetch_optional(pool)
         .await
@@ -200,11 +211,12 @@ pub async fn list(
     limit: i64,
     before: Option<OrderId>,
 ) -> Result<Vec<Order>, DatabaseError> {
-    sqlx::query_as(
-        "select *, (extract(epoch from created_at) * 1000000)::bigint as created_micros
-         from orders where user_id = $1 and id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+    sqlx::query_as(concat!(
+        "select ",
+        order_columns!(),
+        " from orders where user_id = $1 and id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
          order by id desc limit $3",
-    )
+    ))
     .bind(user_id.as_str())
     .bind(before.map(|id| id.0))
     .bind(limit)
@@ -249,14 +261,11 @@ async fn save_amounts(connection: &mut PgConnection, order: &Order) -> Result<()
 }
 
 async fn lock(connection: &mut PgConnection, id: OrderId) -> Result<Option<Order>, DatabaseError> {
-    sqlx::query_as(
-        "select *, (extract(epoch from created_at) * 1000000)::bigint as created_micros
-         from orders where id = $1 for update",
-    )
-    .bind(id.0)
-    .fetch_optional(connection)
-    .await
-    .map_err(DatabaseError::during("lock the order"))
+    sqlx::query_as(concat!("select ", order_columns!(), " from orders where id = $1 for update"))
+        .bind(id.0)
+        .fetch_optional(connection)
+        .await
+        .map_err(DatabaseError::during("lock the order"))
 }
 
 async fn save_status(connection: &mut PgConnection, order: &Order) -> Result<(), DatabaseError> {

@@ -1,11 +1,11 @@
 //! Stock: taken by an order, given back by a cancellation. Never below zero.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use order_events::OrderItem;
 use sqlx::PgConnection;
 
-use super::error::DatabaseError;
+use super::error::{DatabaseError, bounded};
 use crate::domain::allot::StockedProduct;
 use crate::domain::{ProductId, Refusal, Shelf};
 
@@ -61,6 +61,26 @@ pub async fn give_back(connection: &mut PgConnection, items: &[OrderItem]) -> Re
     .await
     .map_err(DatabaseError::during("give stock back"))?;
     Ok(())
+}
+
+/// Those of the products that another transaction keeps locked just now.
+///
+/// # Errors
+/// When the database fails.
+pub async fn locked(
+    connection: &mut PgConnection,
+    products: &BTreeSet<ProductId>,
+) -> Result<BTreeSet<ProductId>, DatabaseError> {
+    let ids: Vec<&str> = products.iter().map(ProductId::as_str).collect();
+    // A statement by itself is a transaction: the locks are let go at its end.
+    let statement = sqlx::query_scalar(
+        "with free as (
+             select product_id from products where product_id = any($1) for no key update skip locked)
+         select product_id from products where product_id = any($1) and product_id not in (select product_id from free)",
+    );
+    let locked: Vec<String> =
+        bounded("look for locked products", statement.bind(&ids).fetch_all(connection)).await?;
+    Ok(products.iter().filter(|product| locked.iter().any(|id| id == product.as_str())).cloned().collect())
 }
 
 /// Locks the products that exist, in the order of their ids, and answers them.

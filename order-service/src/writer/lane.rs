@@ -1,6 +1,6 @@
 //! A lane: takes what waits, writes it in one transaction, answers each caller after the commit, and again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use tokio::time::timeout;
 use super::error::WriterError;
 use super::job::Job;
 use super::load::Load;
-use crate::domain::Submission;
+use crate::domain::{ProductId, Submission};
 use crate::metrics::WriterMetrics;
 use crate::store::batch::{self, Answer, BatchError};
 use crate::store::error::BEGIN;
 use crate::store::orders::PlaceSettings;
-use crate::store::{DatabaseError, KeyConflict, PlaceError};
+use crate::store::{DatabaseError, KeyConflict, PlaceError, database, stock};
 
 /// What the lanes share.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Lane {
     /// them, so that one order never fails its neighbours.
     async fn settle(&mut self, jobs: Vec<Job>) {
         let mut parts = VecDeque::from([jobs]);
-        while let Some(mut jobs) = parts.pop_front() {
+        while let Some(jobs) = parts.pop_front() {
             match self.attempt(&jobs).await {
                 Ok(answers) => {
                     self.work.wake.notify_one();
@@ -99,6 +99,16 @@ impl Lane {
                         .for_each(|(job, answer)| job.tell(answer.map_err(WriterError::from)));
                 }
                 Err(BatchError::Database(error)) if error.is_in_doubt() => tell_all(jobs, error),
+                Err(BatchError::Database(error)) if error.is_lock_timeout() && jobs.len() > 1 => {
+                    let (blocked, free) = self.part(jobs).await;
+                    if !blocked.is_empty() {
+                        tell_all(blocked, error);
+                        parts.push_front(free);
+                    } else {
+                        // Locked was something else, or no longer.
+                        parts.extend(halves(free));
+                    }
+                }
                 // It won't be there for the other parts either.
                 Err(BatchError::Database(error)) if error.is_unavailable() => {
                     tell_all(jobs.into_iter().chain(parts.drain(..).flatten()).collect(), error);
@@ -109,13 +119,21 @@ impl Lane {
                         job.tell(Err(PlaceError::from(KeyConflict::InProgress).into()));
                     }),
                 },
-                Err(_one_of_them) => {
-                    let later = jobs.split_off(jobs.len() / 2);
-                    parts.push_front(later);
-                    parts.push_front(jobs);
-                }
+                Err(_one_of_them) => halves(jobs).into_iter().rev().for_each(|half| parts.push_front(half)),
             }
         }
+    }
+
+    /// Parts the orders that name a product that somebody has locked from the others; nobody is blocked when that can't be told.
+    async fn part(&mut self, jobs: Vec<Job>) -> (Vec<Job>, Vec<Job>) {
+        let products = |job: &Job| job.submission.new.lines.keys().cloned().collect::<Vec<_>>();
+        let named: BTreeSet<ProductId> = jobs.iter().flat_map(products).collect();
+        let locked = match &mut self.connection {
+            Some(connection) => stock::locked(connection, &named).await.unwrap_or_default(),
+            None => BTreeSet::new(),
+        };
+        jobs.into_iter()
+            .partition(|job| job.submission.new.lines.keys().any(|product| locked.contains(product)))
     }
 
     /// One transaction, on a new connection if the one that was kept turns out to be dead before anything was done on it.
@@ -146,7 +164,12 @@ impl Lane {
 
 impl Work {
     async fn connect(&self) -> sqlx::Result<PgConnection> {
-        timeout(self.connect_timeout, self.options.connect()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        let connected = async {
+            let mut connection = self.options.connect().await?;
+            database::limit_transactions(&mut connection).await?;
+            Ok(connection)
+        };
+        timeout(self.connect_timeout, connected).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
     /// Waits for an order and takes all that wait with it, up to a full batch; none once the queue is closed.
@@ -188,6 +211,11 @@ impl Work {
         }
         jobs
     }
+}
+
+fn halves(mut jobs: Vec<Job>) -> [Vec<Job>; 2] {
+    let later = jobs.split_off(jobs.len() / 2);
+    [jobs, later]
 }
 
 /// Logs the failure once, and tells everyone.

@@ -1,7 +1,6 @@
 //! From the outbox to the topic: every event, in order per order, byte for byte, on the right partition.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use futures::future::join_all;
 use order_events::partition_for;
@@ -112,21 +111,13 @@ async fn a_row_that_commits_after_later_ones_were_published_is_published_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_share_the_shards_and_publish_every_event_once_and_in_order() {
     bench(Some(3), async |bench| {
-        // A lease that ends under its leader, on a busy machine, would be a legal repetition: here none may end.
-        let steady = |name| {
-            let mut config = bench.config(name);
-            config.relay.relay_lease = Duration::from_secs(15);
-            bench.start_with(config)
-        };
-        let (a, b) = (steady("a").await, steady("b").await);
-        let led = async |shop: &Instance| shop.metric("orderflow_relay_shards_led").await;
-        until("each leads half of the shards", async || led(&a).await == 8.0 && led(&b).await == 8.0).await;
+        let (a, b) = bench.start_two().await;
         a.load(&[("p1", 100, 10_000)], &[]).await;
         tokio::join!(lives(&a, 60), lives(&b, 60));
         bench.until_published().await;
         assert_complete_and_in_order(&bench.records().await, &orders(&bench.pool).await);
         a.stop().await;
-        until("the other leads all of them", async || led(&b).await == 16.0).await;
+        until("the other leads all of them", async || b.shards_led().await == 16.0).await;
         lives(&b, 30).await;
         bench.until_published().await;
         assert_complete_and_in_order(&bench.records().await, &orders(&bench.pool).await);

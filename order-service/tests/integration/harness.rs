@@ -145,6 +145,8 @@ impl Bench {
                 writer_queue: 1000,
                 // Of an order of magnitude above the default: a busy machine must not turn orders away.
                 writer_max_wait: Duration::from_secs(5),
+                // Tests hold locks to see what waits for them.
+                writer_lock_timeout: Duration::from_secs(9),
                 idempotency_ttl: Duration::from_hours(24),
             },
             kafka: KafkaArgs {
@@ -183,6 +185,20 @@ impl Bench {
         let instance = Instance { http, admin, stop, task, client: Client::new() };
         until("the instance is ready", async || instance.is_ready().await).await;
         instance
+    }
+
+    /// Two replicas that lead half of the shards each. A lease that ended under its leader, on a busy machine, would be a
+    /// legal repetition: here none does.
+    pub(crate) async fn start_two(&self) -> (Instance, Instance) {
+        let steady = |name| {
+            let mut config = self.config(name);
+            config.relay.relay_lease = Duration::from_secs(15);
+            self.start_with(config)
+        };
+        let (a, b) = (steady("a").await, steady("b").await);
+        let halves = async || a.shards_led().await == 8.0 && b.shards_led().await == 8.0;
+        until("each leads half of the shards", halves).await;
+        (a, b)
     }
 
     /// Runs an instance that is expected to end by itself.
@@ -323,6 +339,10 @@ impl Instance {
         let text = self.admin_get("/metrics").await.text().await.unwrap();
         let line = text.lines().find(|line| line.split([' ', '{']).next() == Some(name));
         line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(0.0)
+    }
+
+    pub(crate) async fn shards_led(&self) -> f64 {
+        self.metric("orderflow_relay_shards_led").await
     }
 
     /// What SIGTERM does at first; [`stop`](Self::stop) waits for its end.

@@ -15,3 +15,4 @@ mod events;
 mod faults;
 mod parking;
 mod replicas;
+mod silence;

@@ -23,10 +23,6 @@ async fn lives(shop: &Instance, count: usize) -> Vec<String> {
     .await
 }
 
-async fn led(shop: &Instance) -> f64 {
-    shop.metric("orderflow_relay_shards_led").await
-}
-
 async fn assert_first_seen_in_order(bench: &Bench, versions: i64) {
     let published = versions_by_order(&bench.records().await);
     assert_eq!(i64::try_from(published.len()).unwrap(), bench.number("select count(*) from orders").await);
@@ -40,13 +36,7 @@ async fn assert_first_seen_in_order(bench: &Bench, versions: i64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_one_replica_recorded_wakes_the_other_that_leads_its_shard() {
     bench(Some(3), async |bench| {
-        let steady = |name| {
-            let mut config = bench.config(name);
-            config.relay.relay_lease = Duration::from_secs(15);
-            bench.start_with(config)
-        };
-        let (a, b) = (steady("a").await, steady("b").await);
-        until("each leads half of the shards", async || led(&a).await == 8.0 && led(&b).await == 8.0).await;
+        let (a, b) = bench.start_two().await;
         a.load(&[("p1", 100, 10_000)], &[]).await;
         let mut took = Vec::new();
         while took.len() < 11 {
@@ -62,7 +52,7 @@ async fn an_event_that_one_replica_recorded_wakes_the_other_that_leads_its_shard
         took.sort();
         assert!(took[5] < Duration::from_millis(150), "{took:?}");
         a.stop().await;
-        until("the other leads all of them", async || led(&b).await == 16.0).await;
+        until("the other leads all of them", async || b.shards_led().await == 16.0).await;
         let announced = b.metric("orderflow_relay_announced_total").await;
         lives(&b, 10).await;
         bench.until_published().await;
@@ -128,11 +118,11 @@ async fn a_frozen_leader_is_replaced_and_repeats_at_most_when_it_thaws() {
             let thaw = frozen.freeze();
             let cancelled = join_all(begun.iter().map(|id| shop.changed(id, "cancel")));
             let (_, placed) = tokio::join!(cancelled, lives(&shop, 20));
-            until("the other leads every shard", async || led(&shop).await == 16.0).await;
+            until("the other leads every shard", async || shop.shards_led().await == 16.0).await;
             bench.until_published().await;
             drop(thaw);
             join_all(placed.iter().map(|id| shop.changed(id, "cancel"))).await;
-            until("they share the shards again", async || led(&shop).await == 8.0).await;
+            until("they share the shards again", async || shop.shards_led().await == 8.0).await;
             bench.until_published().await;
         }
         assert_first_seen_in_order(bench, 3).await;

@@ -105,6 +105,30 @@ async fn an_order_that_breaks_its_transaction_fails_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_product_that_somebody_keeps_locked_fails_its_own_orders_alone() {
+    bench(None, async |bench| {
+        let mut config = bench.config("a");
+        config.writer.writer_lanes = NonZeroU32::MIN;
+        config.writer.writer_lock_timeout = Duration::from_millis(300);
+        // Long enough that both are of one batch.
+        config.writer.writer_linger = Duration::from_millis(200);
+        let shop = bench.start_with(config).await;
+        shop.load(&[("p1", 100, 10), ("p2", 100, 10)], &[]).await;
+        let mut holder = bench.pool.begin().await.unwrap();
+        let locked = "select from products where product_id = 'p1' for update";
+        sqlx::query(locked).execute(&mut *holder).await.unwrap();
+        let (blocked, free) = tokio::join!(shop.order("p1", 1, None), shop.order("p2", 1, None));
+        assert_eq!(blocked.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(blocked.headers().contains_key("retry-after"));
+        assert_eq!(free.status(), StatusCode::CREATED);
+        holder.rollback().await.unwrap();
+        assert_eq!(shop.order("p1", 1, None).await.status(), StatusCode::CREATED);
+        shop.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn equal_keys_that_wait_together_place_one_order() {
     bench(None, async |bench| {
         let shop = one_lane(bench).await;
