@@ -154,8 +154,12 @@ impl Lane {
             None => self.work.connect().await.map_err(DatabaseError::during("connect the writer"))?,
         };
         let ended = batch::place(&mut connection, submissions, &self.work.settings).await;
-        // Otherwise it is broken, or leads to a server that can't serve it any more, such as a primary that became a standby.
-        if !matches!(&ended, Err(BatchError::Database(error)) if error.is_unavailable()) {
+        let is_lost = matches!(
+            &ended,
+            Err(BatchError::Database(error)) if error.is_unavailable() && !error.is_lock_timeout()
+        );
+        // It is broken then, or leads to a server that can't serve it any more, such as a primary that became a standby.
+        if !is_lost {
             self.connection = Some(connection);
         }
         ended

@@ -1,7 +1,7 @@
 //! The combining writer: who shares a transaction, and that nobody suffers from the company.
 
 use std::num::NonZeroU32;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use order_service::config::WriterMode;
@@ -9,6 +9,9 @@ use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::harness::{Bench, Instance, bench, until};
+
+/// Long enough to be told from everything else.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One lane, so that everything that comes while a product is locked becomes one batch.
 async fn one_lane(bench: &Bench) -> Instance {
@@ -109,18 +112,24 @@ async fn a_product_that_somebody_keeps_locked_fails_its_own_orders_alone() {
     bench(None, async |bench| {
         let mut config = bench.config("a");
         config.writer.writer_lanes = NonZeroU32::MIN;
-        config.writer.writer_lock_timeout = Duration::from_millis(300);
-        // Long enough that both are of one batch.
+        config.writer.writer_lock_timeout = LOCK_TIMEOUT;
+        // Long enough that all are of one batch.
         config.writer.writer_linger = Duration::from_millis(200);
         let shop = bench.start_with(config).await;
-        shop.load(&[("p1", 100, 10), ("p2", 100, 10)], &[]).await;
+        shop.load(&[("p1", 100, 10), ("p2", 100, 20)], &[]).await;
         let mut holder = bench.pool.begin().await.unwrap();
         let locked = "select from products where product_id = 'p1' for update";
         sqlx::query(locked).execute(&mut *holder).await.unwrap();
-        let (blocked, free) = tokio::join!(shop.order("p1", 1, None), shop.order("p2", 1, None));
+        let began = Instant::now();
+        let (blocked, free) = tokio::join!(
+            shop.order("p1", 1, None),
+            join_all((0..15).map(async |_| shop.order("p2", 1, None).await))
+        );
         assert_eq!(blocked.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(blocked.headers().contains_key("retry-after"));
-        assert_eq!(free.status(), StatusCode::CREATED);
+        assert!(free.iter().all(|answer| answer.status() == StatusCode::CREATED));
+        // Halving sixteen orders down to that one would wait five times.
+        assert!(began.elapsed() < LOCK_TIMEOUT * 4, "{:?}", began.elapsed());
         holder.rollback().await.unwrap();
         assert_eq!(shop.order("p1", 1, None).await.status(), StatusCode::CREATED);
         shop.stop().await;
