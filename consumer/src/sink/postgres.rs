@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use runtime::kafka::Secret;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::types::Uuid;
-use sqlx::{Executor, PgPool};
+use sqlx::{Connection, Executor, PgPool};
 
 use super::{Decoded, Sink, SinkError};
 
@@ -21,6 +21,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A statement that takes longer is given up and tried again: the connection may be dead without a sign. It is far
 /// above what a batch takes and below the drain's patience.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest wait for a connection's sign of life.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most rows of one statement. Beyond some hundred, larger batches gain nothing and only lengthen a retry.
 const BATCH_LIMIT: usize = 500;
 /// Key of the advisory lock under which the table is made: "order_ev" in ASCII. `CREATE TABLE IF NOT EXISTS` alone
@@ -78,6 +80,12 @@ impl PostgresSink {
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // The pool itself asks for a sign of life too, and waits for the answer without an end: a server that vanished
+            // without a word would keep the connection's place.
+            .after_release(|connection, _| {
+                let pinged = tokio::time::timeout(PING_TIMEOUT, connection.ping());
+                Box::pin(async move { Ok(matches!(pinged.await, Ok(Ok(())))) })
+            })
             .connect_lazy_with(options.application_name(group));
         Ok(Self {
             pool,
