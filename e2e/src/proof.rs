@@ -18,6 +18,7 @@ pub mod history;
 pub mod check;
 pub mod proxy;
 pub mod backends;
+pub mod end;
 pub mod replica;
 pub mod world;
 pub mod audit;

@@ -1,8 +1,8 @@
 //! The checker: every rule over one run's [`History`]. Pure, so that each rule can be shown to find what it is for.
 //!
-//! The numbers are those of the design; C4, C5 and C9 speak of the consumer. Three rules have no number: a call that is
-//! answered 500 met something the service does not know, a deadlock says that locks are not taken in one order, and a
-//! service that does not recover is no proof of anything.
+//! The numbers are those of the design; C4, C5 and C9 speak of the consumer. Some rules have no number: a call that is
+//! answered 500 met something the service does not know, a deadlock says that locks are not taken in one order, a process
+//! that ends unasked has a bug that its restart hides, and a service that does not recover is no proof of anything.
 
 pub mod calls;
 pub mod events;
@@ -46,6 +46,9 @@ pub enum Rule {
     /// No transaction waits for another in a circle.
     #[serde(rename = "no deadlock")]
     Untangled,
+    /// No process ends that was neither told to nor met its fail point.
+    #[serde(rename = "no unasked end")]
+    Standing,
     /// Once healed, orders are taken and the outbox empties within the deadline, and a stop signal ends each replica.
     #[serde(rename = "recovery")]
     Recovered,
@@ -62,6 +65,7 @@ impl fmt::Display for Rule {
             Self::Balanced => "C8",
             Self::Understood => "no 500",
             Self::Untangled => "no deadlock",
+            Self::Standing => "no unasked end",
             Self::Recovered => "recovery",
         })
     }

@@ -71,7 +71,7 @@ async fn inject(world: &World, fault: Fault) -> Happening {
 /// # Errors
 /// When its log can't be read.
 pub fn points(replica: &Replica, log: &str) -> Vec<Happening> {
-    let mut deaths: Vec<Point> = replica.ends().iter().filter_map(super::replica::End::by_point).collect();
+    let mut deaths: Vec<Point> = replica.ends().iter().filter_map(super::end::End::by_point).collect();
     let armed = replica.armed().into_iter();
     armed
         .map(|point| {

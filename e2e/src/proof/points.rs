@@ -59,6 +59,12 @@ impl Point {
         }
     }
 
+    /// What a panic at it says, by which the service's hook knows that it is to abort.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        format!("failpoint {} panic", self.name)
+    }
+
     /// What the service's log says once a sleep is over.
     #[must_use]
     pub fn trace(&self) -> String {

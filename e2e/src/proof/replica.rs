@@ -1,7 +1,7 @@
 //! One order service as a child process: started again whenever it ends, until it is told to finish.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 
+use super::end::End;
 use super::points::Point;
 
 /// Pause before an ended process is started again.
@@ -34,30 +35,6 @@ pub struct Start {
     pub environment: BTreeMap<String, String>,
     /// Where its log goes.
     pub log: PathBuf,
-}
-
-/// An end of a process.
-#[derive(Clone, Debug)]
-pub struct End {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// The point that was armed in it, if any.
-    pub armed: Option<Point>,
-}
-
-impl End {
-    /// How it ended by itself, if it did: neither by a signal nor as it was told to.
-    #[must_use]
-    pub fn by_itself(&self) -> Option<String> {
-        let told = self.status.success() || self.status.signal().is_some();
-        (!told).then(|| self.status.to_string())
-    }
-
-    /// The armed point ended it: nothing else aborts.
-    #[must_use]
-    pub fn by_point(&self) -> Option<Point> {
-        self.armed.filter(|_| self.status.signal() == Some(Signal::ABORT.as_raw()))
-    }
 }
 
 /// A handle on a replica; dropped, the process is killed.
@@ -82,6 +59,8 @@ struct Shared {
     armed: Vec<Point>,
     /// The point of the process that runs now.
     current: Option<Point>,
+    /// Bytes in the log before the process that runs now.
+    log_before: usize,
 }
 
 /// What a replica can be told; each is answered with whether there was a process to do it to.
@@ -192,7 +171,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 status = child.wait() => {
-                    self.ended(status.ok());
+                    self.ended(status.ok(), None);
                     return true;
                 }
                 command = self.received.recv() => match command {
@@ -201,14 +180,14 @@ impl Keeper {
                     Some(Ask::Kill(done)) => {
                         let sent = send(child, Signal::KILL);
                         let status = child.wait().await.ok();
-                        self.ended(status);
+                        self.ended(status, Some(Signal::KILL));
                         let by_us = status.and_then(|status| status.signal()) == Some(Signal::KILL.as_raw());
                         let _ = done.send(sent && by_us);
                         return true;
                     }
                     Some(Ask::Stop { restart, done }) => {
                         let status = stop(child).await;
-                        self.ended(status);
+                        self.ended(status, Some(Signal::TERM));
                         let _ = done.send(status);
                         return restart;
                     }
@@ -217,15 +196,19 @@ impl Keeper {
         }
     }
 
-    fn ended(&self, status: Option<ExitStatus>) {
+    fn ended(&self, status: Option<ExitStatus>, told: Option<Signal>) {
+        // A log that can't be read excuses nothing.
+        let log = fs::read(&self.start.log).unwrap_or_default();
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let armed = shared.current.take();
-        shared.ends.extend(status.map(|status| End { status, armed }));
+        let log = String::from_utf8_lossy(log.get(shared.log_before..).unwrap_or_default()).into_owned();
+        shared.ends.extend(status.map(|status| End { status, told, armed, log }));
     }
 
     fn spawn(&self) -> anyhow::Result<Child> {
         let Start { program, environment, log, .. } = &self.start;
         let log: File = OpenOptions::new().create(true).append(true).open(log)?;
+        let log_before = usize::try_from(log.metadata()?.len())?;
         let mut command = Command::new(program);
         command
             .env_clear()
@@ -235,6 +218,7 @@ impl Keeper {
             .stderr(log)
             .kill_on_drop(true);
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.log_before = log_before;
         if let Some(point) = shared.points.pop_front() {
             command.env("FAILPOINTS", point.spec());
             shared.armed.push(point);

@@ -31,8 +31,8 @@ pub struct Report {
     pub events: usize,
     /// Records beyond the first of their event.
     pub duplicates: usize,
-    /// Processes that ended by themselves, such as one that found no database at its start; each was started again.
-    pub ended_by_themselves: Vec<String>,
+    /// Processes that found no database or no port at their start; each was started again.
+    pub ended_at_start: Vec<String>,
     /// From the end of the last fault until every replica took orders and the outbox was empty.
     pub recovery_millis: u64,
     /// The whole run.
@@ -121,9 +121,9 @@ impl Report {
             self.faults.len(),
             happened.join(", "),
         );
-        if !self.ended_by_themselves.is_empty() {
+        if !self.ended_at_start.is_empty() {
             // Writing to a String does not fail.
-            let _ = write!(text, "; ended by themselves: {}", self.ended_by_themselves.join(", "));
+            let _ = write!(text, "; ended at their start: {}", self.ended_at_start.join(", "));
         }
         for violation in self.violations.iter().take(SHOWN) {
             let _ = write!(text, "\n    {violation}");

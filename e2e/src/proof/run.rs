@@ -15,6 +15,7 @@ use super::audit;
 use super::backends::bootstrap;
 use super::check::{Rule, Verdict, Violation, check};
 use super::client::Caller;
+use super::end::End;
 use super::faults;
 use super::history::{History, Record};
 use super::ledger::Ledger;
@@ -77,11 +78,18 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
         happenings.extend(faults::points(replica, &log));
     }
 
-    let ended_by_themselves = world
+    let ends: Vec<(&str, End)> = world
         .replicas
         .iter()
-        .flat_map(|replica| replica.ends().into_iter().map(|end| (replica.name.clone(), end)))
-        .filter_map(|(name, end)| Some(format!("{name} ({})", end.by_itself()?)))
+        .flat_map(|replica| replica.ends().into_iter().map(|end| (replica.name.as_str(), end)))
+        .collect();
+    violations.extend(ends.iter().filter_map(|(name, end)| {
+        Some(Violation::of(Rule::Standing, format!("{name} ended unasked: {}", end.unasked()?)))
+    }));
+    let ended_at_start = ends
+        .iter()
+        .filter(|(_, end)| end.at_start())
+        .map(|(name, end)| format!("{name} ({})", end.status))
         .collect();
 
     let history = gather(&world, plan, &ledger).await?;
@@ -94,7 +102,7 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
         orders: history.orders.len(),
         events,
         duplicates,
-        ended_by_themselves,
+        ended_at_start,
         recovery_millis: u64::try_from(recovery.as_millis()).unwrap_or(u64::MAX),
         violations,
         ..Report::default()

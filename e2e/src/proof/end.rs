@@ -1,0 +1,132 @@
+//! How a replica's process ended, and whether that was asked of it.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use rustix::process::Signal;
+
+use super::points::{Act, Point};
+
+/// Lines of the log that a violation shows.
+const LINES_SHOWN: usize = 5;
+/// What `main` says when it returns an error.
+const ERROR: &str = "Error: ";
+/// Errors that may end a process at its start: the one statement there that is not tried again met a fault. That the
+/// database belongs to another topic is not among them.
+const AT_START: [&str; 2] =
+    ["Error: failed to claim the outbox\n", "Error: failed to read whose the outbox is\n"];
+/// Another process took the port between two starts, which is the campaign's doing and not the service's.
+const PORT_TAKEN: &str = "Address already in use";
+
+/// An end of a process.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// The signal that it was sent to end it, if any.
+    pub told: Option<Signal>,
+    /// The point that was armed in it, if any.
+    pub armed: Option<Point>,
+    /// What this process, and none before it, wrote to its log.
+    pub log: String,
+}
+
+impl End {
+    /// The armed point ended it, and says so in the log: another abort is not the point's.
+    #[must_use]
+    pub fn by_point(&self) -> Option<Point> {
+        let aborted = self.status.signal() == Some(Signal::ABORT.as_raw());
+        self.armed.filter(|point| {
+            aborted && point.act == Act::Die && self.log.lines().any(|line| line == point.last_words())
+        })
+    }
+
+    /// It found no database, or its port taken, at its start: allowed, and reported.
+    #[must_use]
+    pub fn at_start(&self) -> bool {
+        let errors = |start: &str| self.log.find(start).map(|at| &self.log[at..]);
+        let excused = AT_START.iter().any(|start| errors(start).is_some())
+            || errors(ERROR).is_some_and(|error| error.contains(PORT_TAKEN));
+        self.status.code() == Some(1) && excused
+    }
+
+    /// What is wrong with this end, if it was neither asked for nor has an excuse. Success is no excuse: a service that
+    /// nobody told to stop does not stop.
+    #[must_use]
+    pub fn unasked(&self) -> Option<String> {
+        let by_signal = self.told.is_some_and(|told| self.status.signal() == Some(told.as_raw()));
+        let orderly = self.told == Some(Signal::TERM) && self.status.success();
+        let asked = by_signal || orderly || self.by_point().is_some() || self.at_start();
+        (!asked).then(|| {
+            let lines: Vec<&str> = self.log.lines().collect();
+            let last = lines[lines.len().saturating_sub(LINES_SHOWN)..].join(" | ");
+            format!("{}; its last words: {last}", self.status)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::points::POINTS;
+    use super::*;
+
+    const DIE: Point = Point { name: POINTS[0], after: 0, act: Act::Die };
+
+    fn end(raw: i32, told: Option<Signal>, log: &str) -> End {
+        End { status: ExitStatus::from_raw(raw), told, armed: None, log: log.to_owned() }
+    }
+
+    const fn exit(code: i32) -> i32 {
+        code << 8
+    }
+
+    #[test]
+    fn an_end_by_a_signal_that_was_sent_is_asked_for() {
+        for (raw, told) in [(9, Signal::KILL), (15, Signal::TERM), (exit(0), Signal::TERM)] {
+            assert_eq!(end(raw, Some(told), "").unasked(), None, "{raw}");
+        }
+    }
+
+    #[test]
+    fn an_end_that_nobody_asked_for_is_found_whatever_its_status() {
+        for raw in [exit(0), exit(1), exit(101), 6, 9, 11, 15] {
+            assert!(end(raw, None, "").unasked().is_some(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_panic_or_a_crash_on_the_way_out_is_found() {
+        for raw in [exit(1), exit(101), 6, 11] {
+            assert!(end(raw, Some(Signal::TERM), "").unasked().is_some(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn the_armed_point_may_abort_the_process_if_the_log_says_that_it_did() {
+        let log = format!("thread 'writer' panicked\nfailpoint {} panic\nnote: run with", DIE.name);
+        let died = End { armed: Some(DIE), ..end(6, None, &log) };
+        assert_eq!((died.by_point(), died.unasked()), (Some(DIE), None));
+        let silent = End { log: "double free".to_owned(), ..died.clone() };
+        assert!(silent.unasked().is_some(), "an abort while a point is armed need not be the point's");
+        let asleep = End { armed: Some(Point { act: Act::Sleep(1), ..DIE }), ..died.clone() };
+        assert!(asleep.unasked().is_some(), "a sleep ends nothing");
+        assert!(End { armed: None, ..died }.unasked().is_some());
+    }
+
+    #[test]
+    fn a_start_without_a_database_or_port_has_an_excuse_and_one_with_anothers_database_has_none() {
+        let lost = "Error: failed to claim the outbox\n\nCaused by:\n    error communicating with database";
+        assert_eq!(end(exit(1), None, lost).unasked(), None);
+        let taken = "Error: failed to listen\n\nCaused by:\n    Address already in use (os error 98)";
+        assert_eq!(end(exit(1), None, taken).unasked(), None);
+        let foreign = "Error: failed to claim the outbox for topic a: the database belongs to topic b";
+        assert!(end(exit(1), None, foreign).unasked().is_some());
+        assert!(end(exit(101), None, lost).unasked().is_some());
+    }
+
+    #[test]
+    fn a_violation_shows_the_last_lines_of_the_log() {
+        let what = end(exit(101), None, "1\n2\n3\n4\n5\n6").unasked().unwrap();
+        assert_eq!(what, "exit status: 101; its last words: 2 | 3 | 4 | 5 | 6");
+    }
+}
