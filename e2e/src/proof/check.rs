@@ -5,6 +5,7 @@
 //! that ends unasked has a bug that its restart hides, and a service that does not recover is no proof of anything.
 
 pub mod calls;
+pub mod answers;
 pub mod events;
 pub mod balance;
 #[cfg(test)]
@@ -43,6 +44,9 @@ pub enum Rule {
     /// No call is answered 500.
     #[serde(rename = "no 500")]
     Understood,
+    /// No order is refused for want of what there is enough of.
+    #[serde(rename = "no unfounded refusal")]
+    Founded,
     /// No transaction waits for another in a circle.
     #[serde(rename = "no deadlock")]
     Untangled,
@@ -64,6 +68,7 @@ impl fmt::Display for Rule {
             Self::Unaltered => "C7",
             Self::Balanced => "C8",
             Self::Understood => "no 500",
+            Self::Founded => "no unfounded refusal",
             Self::Untangled => "no deadlock",
             Self::Standing => "no unasked end",
             Self::Recovered => "recovery",
@@ -113,6 +118,8 @@ pub fn check(history: &History) -> Verdict {
     violations.extend(calls::kept(history, &audit));
     violations.extend(calls::asked(history, &audit));
     violations.extend(calls::understood(history));
+    violations.extend(answers::repeated(history));
+    violations.extend(answers::founded(history));
     violations.extend(events::published(history, &audit));
     violations.extend(events::ordered(history));
     violations.extend(events::unaltered(history, &audit));

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use order_events::OrderStatus;
-use reqwest::header::RETRY_AFTER;
+use reqwest::header::{IF_MATCH, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
@@ -70,10 +70,16 @@ impl Caller {
                     None => request,
                 }
             }
-            Action::Change { order, to } => self.http.post(match to {
-                Verb::Confirm => format!("{base}/orders/{order}/confirm"),
-                Verb::Cancel => format!("{base}/orders/{order}/cancel"),
-            }),
+            Action::Change { order, to, at } => {
+                let request = self.http.post(match to {
+                    Verb::Confirm => format!("{base}/orders/{order}/confirm"),
+                    Verb::Cancel => format!("{base}/orders/{order}/cancel"),
+                });
+                match at {
+                    Some(version) => request.header(IF_MATCH, format!("\"{version}\"")),
+                    None => request,
+                }
+            }
         };
         match request.send().await {
             Ok(response) => outcome(response).await,

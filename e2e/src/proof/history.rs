@@ -52,6 +52,10 @@ pub struct StoredOrder {
     pub coupon: Option<String>,
     /// Sum of the lines.
     pub subtotal_minor: i64,
+    /// What the coupon took off.
+    pub discount_minor: i64,
+    /// What is to be paid.
+    pub total_minor: i64,
 }
 
 /// An event in the audit.

@@ -25,6 +25,8 @@ pub enum Action {
         order: Uuid,
         /// What to make of it.
         to: Verb,
+        /// The version it must have, sent as `If-Match`; any where there is none.
+        at: Option<i64>,
     },
 }
 

@@ -151,7 +151,7 @@ fn settings(rng: &mut StdRng) -> BTreeMap<&'static str, String> {
     };
     any("RELAY_BATCH", &["1", "7", "100", "1000"]);
     any("RELAY_MAX_IN_FLIGHT", &["1", "20", "400", "4000"]);
-    any("RELAY_STALL_SECONDS", &["2", "5", "120"]);
+    any("RELAY_STALL_SECONDS", &["2", "5", "45"]);
     any("WRITER_MODE", &["combining", "combining", "combining", "per-order"]);
     any("WRITER_LANES", &["1", "2", "4"]);
     any("WRITER_BATCH", &["1", "3", "100"]);
@@ -203,7 +203,7 @@ mod tests {
         let plans: Vec<Plan> = (1..=200).map(Plan::of).collect();
         let kinds: BTreeSet<_> =
             plans.iter().flat_map(|plan| &plan.faults).map(|planned| planned.fault.kind()).collect();
-        assert_eq!(kinds.len(), 16, "{kinds:?}");
+        assert_eq!(kinds.len(), 17, "{kinds:?}");
         let points: BTreeSet<_> =
             plans.iter().flat_map(|plan| plan.points.iter().flatten()).map(|point| point.name).collect();
         assert_eq!(points, BTreeSet::from(POINTS));

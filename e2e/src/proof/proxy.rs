@@ -55,7 +55,9 @@ struct Wire {
     to_client: watch::Sender<Weather>,
     /// Raised to break every connection that is open then.
     breaks: watch::Sender<u64>,
-    /// Pieces held back or made late, and connections broken.
+    /// Raised to make every connection that is open then swallow whatever it is given.
+    forgets: watch::Sender<u64>,
+    /// Pieces held back or made late, and connections broken or forgotten.
     touched: AtomicU64,
     /// Seed of the next connection's losses.
     next_seed: AtomicU64,
@@ -70,6 +72,7 @@ impl Link {
             to_server,
             to_client,
             breaks: watch::Sender::new(0),
+            forgets: watch::Sender::new(0),
             touched: AtomicU64::new(0),
             next_seed: AtomicU64::new(seed),
         }))
@@ -91,7 +94,14 @@ impl Link {
         self.0.breaks.send_modify(|count| *count += 1);
     }
 
-    /// How many pieces were held back or made late and how many connections broken: what shows that a fault was felt.
+    /// Makes every open connection swallow what it is given from now on, for as long as it lives: healing does not help it.
+    pub fn forget(&self) {
+        let open = self.0.forgets.receiver_count();
+        self.0.touched.fetch_add(u64::try_from(open).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.0.forgets.send_modify(|count| *count += 1);
+    }
+
+    /// How many pieces were held back or made late and how many connections broken or forgotten: what shows that a fault was felt.
     #[must_use]
     pub fn touched(&self) -> u64 {
         self.0.touched.load(Ordering::Relaxed)
@@ -157,7 +167,7 @@ async fn connection(client: TcpStream, server: u16, chooser: Arc<Chooser>) {
         }
     };
     let wire = &link.0;
-    let mut breaks = wire.breaks.subscribe();
+    let (mut breaks, forgets) = (wire.breaks.subscribe(), wire.forgets.subscribe());
     let serve = async {
         // A connection can't be made over a wire that is cut either way.
         for weather in [&wire.to_server, &wire.to_client] {
@@ -169,8 +179,8 @@ async fn connection(client: TcpStream, server: u16, chooser: Arc<Chooser>) {
         }
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
         tokio::join!(
-            direction(from_client, to_server, wire.to_server.subscribe(), wire),
-            direction(from_server, to_client, wire.to_client.subscribe(), wire),
+            direction(from_client, to_server, wire.to_server.subscribe(), &forgets, wire),
+            direction(from_server, to_client, wire.to_client.subscribe(), &forgets, wire),
         );
     };
     tokio::select! {
@@ -204,8 +214,10 @@ async fn direction(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut weather: watch::Receiver<Weather>,
+    forgets: &watch::Receiver<u64>,
     wire: &Wire,
 ) {
+    let is_forgotten = || forgets.has_changed().unwrap_or(true);
     let (sender, mut under_way) = mpsc::channel::<(Instant, Bytes)>(CHUNKS_UNDER_WAY);
     let read = async move {
         let mut buffer = BytesMut::with_capacity(CHUNK);
@@ -216,14 +228,20 @@ async fn direction(
             buffer.reserve(CHUNK);
         }
     };
-    // Each half owns its end of the channel: when one gives up, the other ends too.
+    // Each half owns its end of the channel: when one gives up, the other ends too. A forgotten connection is not told.
     let write = async move {
         let mut rng = StdRng::seed_from_u64(wire.next_seed.fetch_add(1, Ordering::Relaxed));
         while let Some((sent, chunk)) = under_way.recv().await {
             travel(sent, &mut weather, &wire.touched, &mut rng).await;
+            if is_forgotten() {
+                continue;
+            }
             if to.write_all(&chunk).await.is_err() {
                 return;
             }
+        }
+        if is_forgotten() {
+            std::future::pending::<()>().await;
         }
         // The end of a stream is a packet as well.
         pass_cut(&mut weather, &wire.touched).await;

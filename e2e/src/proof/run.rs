@@ -32,6 +32,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// Pause between two probes of a replica.
 const PROBE_EVERY: Duration = Duration::from_millis(100);
 
+/// Fewest orders of a run that proves anything. The fewest seen were six, of a lone replica that was frozen nearly throughout.
+const LEAST_ORDERS: usize = 3;
+
 /// What all runs of a campaign share.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -95,6 +98,10 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
     let history = gather(&world, plan, &ledger).await?;
     let Verdict { violations: found, events, duplicates } = check(&history);
     violations.extend(found);
+    if history.orders.len() < LEAST_ORDERS {
+        let what = format!("only {} orders were taken", history.orders.len());
+        violations.push(Violation::of(Rule::Founded, what));
+    }
     let report = Report {
         seed: plan.seed,
         faults: happenings,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::client::Caller;
-use super::ledger::{Action, Call, Ledger, Outcome, Purchase, Verb};
+use super::ledger::{Action, Answer, Call, Ledger, Outcome, Purchase, Verb};
 use super::plan::shop::PROBE;
 use super::plan::{Plan, Taste};
 
@@ -34,7 +34,8 @@ pub struct Workload {
     plan: Arc<Plan>,
     caller: Caller,
     ledger: Ledger,
-    recent: Arc<Mutex<Vec<Uuid>>>,
+    /// Each with the last version that a client was told of.
+    recent: Arc<Mutex<Vec<(Uuid, i64)>>>,
 }
 
 impl Workload {
@@ -119,7 +120,7 @@ impl Workload {
             outcome = self.call(number, self.any_replica(rng), action.clone()).await?;
         }
         let Outcome::Ok(answer) = outcome else { return Ok(()) };
-        self.remember(answer.order);
+        self.remember(&answer);
         if repeatable && rng.random_bool(0.05) {
             self.call(number, self.any_replica(rng), action).await?;
         } else if repeatable && rng.random_bool(0.03) {
@@ -151,24 +152,37 @@ impl Workload {
     /// Confirms or cancels a recent order, or lets both race.
     async fn change(&self, number: u32, rng: &mut StdRng) -> anyhow::Result<()> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner).choose(rng).copied();
-        let Some(order) = recent else { return Ok(()) };
+        let Some((order, version)) = recent else { return Ok(()) };
         let to = if rng.random_bool(0.6) { Verb::Confirm } else { Verb::Cancel };
+        // Some insist on what they saw, which another client may have changed meanwhile.
+        let at = rng.random_bool(0.4).then_some(version);
         let (replica, other) = (self.any_replica(rng), self.any_replica(rng));
         if rng.random_bool(0.25) {
             let (one, two) = tokio::join!(
-                self.call(number, replica, Action::Change { order, to: Verb::Confirm }),
-                self.call(number, other, Action::Change { order, to: Verb::Cancel })
+                self.call(number, replica, Action::Change { order, to: Verb::Confirm, at }),
+                self.call(number, other, Action::Change { order, to: Verb::Cancel, at })
             );
-            one.and(two)?;
+            for outcome in [one?, two?] {
+                self.see(outcome);
+            }
         } else {
-            self.call(number, replica, Action::Change { order, to }).await?;
+            self.see(self.call(number, replica, Action::Change { order, to, at }).await?);
         }
         Ok(())
     }
 
-    fn remember(&self, order: Uuid) {
+    /// Keeps the version of a changed order in mind.
+    fn see(&self, outcome: Outcome) {
+        let Outcome::Ok(Answer { order, version, .. }) = outcome else { return };
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.push(order);
+        if let Some(known) = recent.iter_mut().find(|(known, _)| *known == order) {
+            known.1 = known.1.max(version);
+        }
+    }
+
+    fn remember(&self, bought: &Answer) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.push((bought.order, bought.version));
         if recent.len() > RECENT {
             recent.remove(0);
         }

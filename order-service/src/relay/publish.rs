@@ -32,6 +32,11 @@ pub const BATCH_BYTES: u32 = 1_000_000;
 const BATCH_BYTES_MIN: u32 = 4096;
 /// Longest pause between attempts to reach a broker: one that is back is noticed within this.
 const RECONNECT_MAX_MILLIS: &str = "2000";
+/// A request without an answer for so long has lost its connection: a broker answers within milliseconds, and this is far below
+/// librdkafka's default of a minute, in which nothing would be published.
+const SOCKET_TIMEOUT_MILLIS: &str = "10000";
+/// What a broker may wait for its followers before it says that they are late: before the connection is given up.
+const FOLLOWERS_TIMEOUT_MILLIS: &str = "8000";
 /// Why an id and what librdkafka carries for it are one another's equal.
 const IDS: &str = "ids count up from 1, and a pointer has 64 bits";
 /// Why there is a producer.
@@ -131,6 +136,10 @@ impl Publisher {
             .set("enable.gapless.guarantee", "false")
             // Never give up on an event: a timed-out one would leave a gap that later ones pass through.
             .set("message.timeout.ms", "0")
+            // A connection that carries nothing any more, as after a host vanished, is given up this soon and the same
+            // batch sent over another; a broker that only waits for its followers says so earlier.
+            .set("socket.timeout.ms", SOCKET_TIMEOUT_MILLIS)
+            .set("request.timeout.ms", FOLLOWERS_TIMEOUT_MILLIS)
             .set("compression.type", "lz4")
             .set("batch.size", batch_bytes.to_string())
             .set("linger.ms", LINGER_MILLIS)

@@ -6,7 +6,8 @@ use super::{Rule, Violation};
 use crate::proof::history::{History, StoredOrder};
 
 /// C8: initial stock less what orders hold is the stock, which is not negative; a coupon's uses are the orders that hold
-/// it, at most its limit; an order's subtotal is the sum of its lines. A cancelled order holds nothing.
+/// it, at most its limit; an order's subtotal is the sum of its lines, its discount the coupon's percentage of that,
+/// rounded down as the API documents it, and its total what is left. A cancelled order holds nothing.
 #[must_use]
 pub fn balanced(history: &History) -> Vec<Violation> {
     let standing: Vec<&StoredOrder> =
@@ -39,6 +40,18 @@ pub fn balanced(history: &History) -> Vec<Violation> {
         });
         if sum != Some(order.subtotal_minor) {
             found.push(format!("order {}: lines of {sum:?}, subtotal {}", order.id, order.subtotal_minor));
+        }
+        let percent = match &order.coupon {
+            None => Some(0),
+            Some(code) => history.shop.coupons.get(code).map(|coupon| coupon.percent_off),
+        };
+        let discount = percent.map(|percent| order.subtotal_minor * percent / 100);
+        let total = discount.map(|discount| order.subtotal_minor - discount);
+        if discount != Some(order.discount_minor) || total != Some(order.total_minor) {
+            found.push(format!(
+                "order {}: {} less {discount:?} is {total:?}, and it says less {} is {}",
+                order.id, order.subtotal_minor, order.discount_minor, order.total_minor
+            ));
         }
     }
     found.into_iter().map(|what| Violation::of(Rule::Balanced, what)).collect()
@@ -80,9 +93,16 @@ mod tests {
     }
 
     #[test]
+    fn a_discount_that_is_not_the_coupons_is_found() {
+        let mut history = sound();
+        history.shop.coupons.get_mut("TEN").unwrap().percent_off = 11;
+        assert_eq!(broken(&history), [Rule::Balanced]);
+    }
+
+    #[test]
     fn an_order_whose_lines_do_not_add_up_is_found() {
         let mut history = sound();
         history.shop.products.get_mut("tea").unwrap().price_minor = 101;
-        assert_eq!(broken(&history), [Rule::Balanced]);
+        assert_eq!(broken(&history), [Rule::Published, Rule::Balanced]);
     }
 }

@@ -8,9 +8,10 @@ use uuid::Uuid;
 
 use super::{Audit, Rule, Violation, decoded, identity};
 use crate::proof::history::{History, Record, StoredOrder};
+use crate::proof::plan::Shop;
 
-/// C3: an order of version n has the events 1..n and nothing else was recorded; the last one shows the order as it is
-/// stored; the topic has each of them and no other.
+/// C3: an order of version n has the events 1..n and nothing else was recorded; each shows the order as it is stored but
+/// for its status, which is the last one's; the topic has each of them and no other.
 #[must_use]
 pub fn published(history: &History, audit: &Audit<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -20,12 +21,10 @@ pub fn published(history: &History, audit: &Audit<'_>) -> Vec<Violation> {
     let mut expected = BTreeSet::new();
     for order in &history.orders {
         expected.extend((1..=order.version).map(|version| (order.id, version)));
-        if let Some(event) = audit.event(order.id, order.version)
-            && !shows(event, order)
-        {
+        for event in audit.of_order(order.id).filter(|event| !shows(event, order, &history.shop)) {
             found.push(format!(
                 "event {} of {} does not show the order as it is stored",
-                order.version, order.id
+                event.version, order.id
             ));
         }
     }
@@ -49,13 +48,23 @@ pub fn published(history: &History, audit: &Audit<'_>) -> Vec<Violation> {
     found.into_iter().map(|what| Violation::of(Rule::Published, what)).collect()
 }
 
-fn shows(event: &OrderEvent, order: &StoredOrder) -> bool {
+fn shows(event: &OrderEvent, order: &StoredOrder, shop: &Shop) -> bool {
+    let shown = &event.order;
     let items: BTreeMap<String, i64> =
-        event.order.items.iter().map(|item| (item.product_id.clone(), item.quantity)).collect();
-    event.order.status.name() == order.status
+        shown.items.iter().map(|item| (item.product_id.clone(), item.quantity)).collect();
+    let is_priced = shown.items.iter().all(|item| {
+        let price = shop.products.get(&item.product_id).map(|product| product.price_minor);
+        price == Some(item.unit_price_minor)
+    });
+    let is_last = event.version == order.version;
+    (!is_last || shown.status.name() == order.status)
+        && is_priced
         && items == order.items
-        && event.order.coupon_code == order.coupon
-        && event.order.subtotal_minor == order.subtotal_minor
+        && shown.user_id == order.user
+        && shown.coupon_code == order.coupon
+        && shown.subtotal_minor == order.subtotal_minor
+        && shown.discount_minor == order.discount_minor
+        && shown.total_minor == order.total_minor
 }
 
 /// C6: per order, the first occurrences in the topic are 1..n without a gap, all on the partition of its key.

@@ -75,7 +75,7 @@ pub(crate) fn create(user: &str, coupon: Option<&str>) -> Action {
 }
 
 pub(crate) fn cancel(order: Uuid) -> Action {
-    Action::Change { order, to: Verb::Cancel }
+    Action::Change { order, to: Verb::Cancel, at: None }
 }
 
 pub(crate) fn ok(order: Uuid, version: i64, status: OrderStatus) -> Outcome {
@@ -87,7 +87,7 @@ pub(crate) fn unknown() -> Outcome {
 }
 
 pub(crate) fn refused(status: u16) -> Outcome {
-    Outcome::Refused { status, problem: "coupon-exhausted".to_owned() }
+    Outcome::Refused { status, problem: "busy".to_owned() }
 }
 
 pub(crate) fn call(action: Action, outcome: Outcome) -> Call {
@@ -103,9 +103,12 @@ pub(crate) fn stored(id: Uuid, user: &str, status: &str, version: i64, coupon: O
         items: BTreeMap::from([("tea".to_owned(), 2)]),
         coupon: coupon.map(str::to_owned),
         subtotal_minor: 200,
+        discount_minor: if coupon.is_some() { 20 } else { 0 },
+        total_minor: if coupon.is_some() { 180 } else { 200 },
     }
 }
 
+/// An event of an order of `u1`, `u2` …, by the order's number.
 pub(crate) fn event(order: Uuid, version: i64, event_type: EventType, coupon: Option<&str>) -> OrderEvent {
     let status = match event_type {
         EventType::OrderCreated => OrderStatus::Pending,
@@ -120,7 +123,7 @@ pub(crate) fn event(order: Uuid, version: i64, event_type: EventType, coupon: Op
         event_type,
         occurred_at: Timestamp::UNIX_EPOCH,
         order: OrderSnapshot {
-            user_id: "u".to_owned(),
+            user_id: format!("u{}", order.as_u128()),
             status,
             items: vec![OrderItem { product_id: "tea".to_owned(), quantity: 2, unit_price_minor: 100 }],
             coupon_code: coupon.map(str::to_owned),

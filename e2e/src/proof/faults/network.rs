@@ -33,10 +33,11 @@ pub(super) async fn disturb(
             Trouble::Delay => link.set(Weather::Late(DELAY), Weather::Late(DELAY)),
             Trouble::Loss => link.set(Weather::Lossy(LOSS_PERCENT), Weather::Lossy(LOSS_PERCENT)),
             Trouble::Reset => link.reset(),
+            Trouble::Forget => link.forget(),
         }
     }
     tokio::time::sleep(lasting).await;
-    if trouble != Trouble::Reset {
+    if !matches!(trouble, Trouble::Reset | Trouble::Forget) {
         links.iter().for_each(|link| link.heal());
     } else {
         // The connections' tasks count themselves.

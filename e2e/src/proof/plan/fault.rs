@@ -68,6 +68,9 @@ pub enum Trouble {
     Loss,
     /// Every connection is broken at once; new ones are made as ever.
     Reset,
+    /// Every open connection carries nothing from now on, and neither side is ever told: as when a host vanishes, or a
+    /// firewall forgets. New ones are made as ever.
+    Forget,
 }
 
 impl Fault {
@@ -117,6 +120,7 @@ impl Fault {
             Self::Network(_, Trouble::Delay, _) => "200 ms delay",
             Self::Network(_, Trouble::Loss, _) => "5 % loss",
             Self::Network(_, Trouble::Reset, _) => "connections reset",
+            Self::Network(_, Trouble::Forget, _) => "connections forgotten",
         }
     }
 
@@ -149,11 +153,12 @@ fn any_network_fault(rng: &mut StdRng, replica: usize) -> Fault {
         Trouble::Delay,
         Trouble::Loss,
         Trouble::Reset,
+        Trouble::Forget,
     ];
     let route = routes.choose(rng).copied().unwrap_or(Route::AllKafka);
     let trouble = troubles.choose(rng).copied().unwrap_or(Trouble::Cut);
     let millis = match trouble {
-        Trouble::Reset => 0,
+        Trouble::Reset | Trouble::Forget => 0,
         Trouble::Delay | Trouble::Loss => rng.random_range(1500..3500),
         Trouble::Cut | Trouble::CutToBackend | Trouble::CutToService => rng.random_range(500..3000),
     };

@@ -1,0 +1,170 @@
+//! What callers were told: one answer for each key and order, and no refusal without a reason.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::{Rule, Violation};
+use crate::proof::history::History;
+use crate::proof::ledger::{Action, Outcome, Purchase};
+
+/// Refusals that are kept under their key and given again, whatever has become possible since.
+const KEPT: [&str; 5] =
+    ["insufficient-stock", OUT_OF_COUPONS, "unknown-product", "unknown-coupon", "amount-too-large"];
+/// The key was used for another order.
+const REUSED: &str = "idempotency-key-reused";
+const OUT_OF_STOCK: &str = "insufficient-stock";
+const OUT_OF_COUPONS: &str = "coupon-exhausted";
+
+/// C2, as to answers: whoever repeats an order under its key gets the first answer again, and a key answers one order only.
+/// Keys outlive every run, so none is forgotten in it.
+#[must_use]
+pub fn repeated(history: &History) -> Vec<Violation> {
+    let mut given: BTreeMap<&str, Vec<(&Purchase, BTreeSet<String>)>> = BTreeMap::new();
+    for call in &history.calls {
+        let Action::Create(purchase) = &call.action else { continue };
+        let (Some(key), Some(answer)) = (&purchase.key, definite(&call.outcome)) else { continue };
+        let purchases = given.entry(key).or_default();
+        match purchases.iter_mut().find(|(known, _)| *known == purchase) {
+            Some((_, answers)) => {
+                answers.insert(answer);
+            }
+            None => purchases.push((purchase, BTreeSet::from([answer]))),
+        }
+    }
+    let mut found = Vec::new();
+    for (key, purchases) in given {
+        for (purchase, answers) in purchases.iter().filter(|(_, answers)| answers.len() > 1) {
+            found.push(format!(
+                "purchase {} was answered in {} ways: {answers:?}",
+                purchase.user,
+                answers.len()
+            ));
+        }
+        let answered = purchases.iter().filter(|(_, answers)| answers.iter().any(|answer| answer != REUSED));
+        if answered.count() > 1 {
+            found.push(format!("key {key} answered more than one order"));
+        }
+    }
+    found.into_iter().map(|what| Violation::of(Rule::Asked, what)).collect()
+}
+
+/// The answer, if it is one that is given again.
+fn definite(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Ok(answer) => Some(format!("{answer:?}")),
+        Outcome::Refused { problem, .. } if KEPT.contains(&problem.as_str()) || problem == REUSED => {
+            Some(problem.clone())
+        }
+        Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
+    }
+}
+
+/// No order is refused for want of stock, or of a coupon's uses, where everything that anybody ever asked for could be had.
+#[must_use]
+pub fn founded(history: &History) -> Vec<Violation> {
+    let mut purchases: HashMap<&str, &Purchase> = HashMap::new();
+    for call in &history.calls {
+        if let Action::Create(purchase) = &call.action {
+            purchases.insert(&purchase.user, purchase);
+        }
+    }
+    let (mut units, mut uses): (HashMap<String, i64>, HashMap<&str, i64>) = Default::default();
+    for purchase in purchases.values() {
+        for (product, wanted) in purchase.items() {
+            *units.entry(product).or_default() += wanted;
+        }
+        if let Some(coupon) = &purchase.coupon {
+            *uses.entry(coupon).or_default() += 1;
+        }
+    }
+    let is_ample = |product: &String| {
+        let stock = history.shop.products.get(product).map(|product| product.stock);
+        stock.is_some_and(|stock| stock >= units.get(product).copied().unwrap_or_default())
+    };
+    let mut found = Vec::new();
+    for call in &history.calls {
+        let (Action::Create(purchase), Outcome::Refused { problem, .. }) = (&call.action, &call.outcome)
+        else {
+            continue;
+        };
+        let unfounded = match problem.as_str() {
+            OUT_OF_STOCK => purchase.items().keys().all(is_ample),
+            OUT_OF_COUPONS => purchase.coupon.as_deref().is_some_and(|code| {
+                let limit = history.shop.coupons.get(code).map(|coupon| coupon.limit);
+                limit.is_some_and(|limit| limit >= uses.get(code).copied().unwrap_or_default())
+            }),
+            _ => false,
+        };
+        if unfounded {
+            found.push(format!("purchase {} was refused for {problem}, and there was enough", purchase.user));
+        }
+    }
+    found.into_iter().map(|what| Violation::of(Rule::Founded, what)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use order_events::OrderStatus;
+
+    use super::super::fixture::{broken, call, create, ok, pending, refused, sound};
+    use super::*;
+
+    fn refused_for(problem: &str) -> Outcome {
+        Outcome::Refused { status: 409, problem: problem.to_owned() }
+    }
+
+    #[test]
+    fn a_repetition_that_is_refused_after_it_was_accepted_is_found() {
+        let mut history = sound();
+        history.calls.push(call(create("u2", Some("TEN")), refused_for("unknown-coupon")));
+        assert_eq!(broken(&history), [Rule::Asked]);
+    }
+
+    #[test]
+    fn a_repetition_that_is_not_answered_for_now_is_none() {
+        let mut history = sound();
+        history.calls.push(call(create("u2", Some("TEN")), refused(503)));
+        history.calls.push(call(create("u2", Some("TEN")), refused_for("idempotency-key-in-progress")));
+        assert!(broken(&history).is_empty());
+    }
+
+    #[test]
+    fn another_order_under_a_key_may_only_be_told_that_it_is_used() {
+        let mut history = sound();
+        let other = Action::Create(Purchase { key: Some("key-u2".to_owned()), ..purchase("u3") });
+        history.calls.push(call(other.clone(), refused_for(REUSED)));
+        assert!(broken(&history).is_empty());
+        history.calls.push(call(other, refused_for("unknown-product")));
+        assert_eq!(broken(&history), [Rule::Asked]);
+    }
+
+    #[test]
+    fn an_order_that_is_refused_though_there_is_enough_is_found() {
+        let mut history = sound();
+        history.calls.push(call(create("u4", None), refused_for(OUT_OF_STOCK)));
+        assert!(broken(&history).is_empty(), "six of five were asked for");
+        history.shop.products.get_mut("tea").unwrap().stock += 1;
+        *history.stock.get_mut("tea").unwrap() += 1;
+        assert_eq!(broken(&history), [Rule::Founded]);
+    }
+
+    #[test]
+    fn a_coupon_that_is_refused_though_it_has_uses_left_is_found() {
+        let mut history = sound();
+        history.calls.push(call(create("u4", Some("TEN")), refused_for(OUT_OF_COUPONS)));
+        assert!(broken(&history).is_empty(), "two uses of one were asked for");
+        history.shop.coupons.get_mut("TEN").unwrap().limit = 2;
+        assert_eq!(broken(&history), [Rule::Founded]);
+    }
+
+    fn purchase(user: &str) -> Purchase {
+        let Action::Create(purchase) = create(user, None) else { unreachable!("it creates") };
+        purchase
+    }
+
+    #[test]
+    fn the_first_answer_given_again_is_sound() {
+        let mut history = sound();
+        history.calls.push(call(create("u2", Some("TEN")), ok(pending(), 1, OrderStatus::Pending)));
+        assert!(broken(&history).is_empty());
+    }
+}
