@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::client::Caller;
 use super::ledger::{Action, Answer, Call, Ledger, Outcome, Purchase, Verb};
-use super::plan::shop::PROBE;
+use super::plan::shop::{PROBE, scarce_coupon};
 use super::plan::{Plan, Taste};
 
 /// How often a client repeats a purchase of unknown outcome before it gives up.
@@ -25,6 +25,8 @@ const REFUSAL_PAUSE: Duration = Duration::from_millis(150);
 const RECENT: usize = 24;
 /// Longest pause between two calls, in multiples of the mean.
 const LONGEST_THINK: f64 = 4.0;
+/// Coupons as clients choose among them; none stands for the scarce one whose turn it is.
+const COUPONS: [Option<&str>; 6] = [Some("FEW"), Some("SOME"), Some("MANY"), None, None, None];
 /// The probes' number as a client.
 const PROBER: u32 = u32::MAX;
 
@@ -143,9 +145,12 @@ impl Workload {
             (product.map(|name| (*name).clone()).unwrap_or_default(), rng.random_range(1..=2))
         });
         let lines = lines.collect();
-        let codes: Vec<&String> = self.plan.shop.coupons.keys().collect();
         let with_coupon = rng.random_ratio(coupon_percent, 100);
-        let coupon = with_coupon.then(|| codes.choose(rng).map(|code| (*code).clone())).flatten();
+        let coupon = with_coupon.then(|| match COUPONS.choose(rng) {
+            Some(Some(code)) => (*code).to_owned(),
+            // All clients come to the same one at about the same time.
+            Some(None) | None => scarce_coupon(purchase),
+        });
         Purchase { user, key, lines, coupon }
     }
 

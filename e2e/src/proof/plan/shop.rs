@@ -10,6 +10,15 @@ use serde::Serialize;
 /// The product of which there is always enough: by it a replica shows that it takes orders.
 pub const PROBE: &str = "probe";
 
+/// Coupons of which there are one to three uses: each gives a moment at which two orders may want the last one.
+pub const SCARCE_COUPONS: u32 = 20;
+
+/// The code of one of them.
+#[must_use]
+pub fn scarce_coupon(nth: u32) -> String {
+    format!("ONCE-{:02}", nth % SCARCE_COUPONS)
+}
+
 /// What is there to buy.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -85,6 +94,9 @@ impl Shop {
             [("FEW", rng.random_range(1..12)), ("SOME", rng.random_range(20..80)), ("MANY", 100_000)]
         {
             coupons.insert(code.to_owned(), Coupon { percent_off: rng.random_range(1..=100), limit });
+        }
+        for (nth, limit) in (0..SCARCE_COUPONS).zip([1, 2, 3].into_iter().cycle()) {
+            coupons.insert(scarce_coupon(nth), Coupon { percent_off: 10, limit });
         }
         Self { products, coupons }
     }
