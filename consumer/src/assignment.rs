@@ -5,13 +5,16 @@ use std::sync::{Arc, mpsc};
 
 use runtime::shutdown::CancellationToken;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
+use crate::at_most_once::AtMostOnce;
+use crate::config::Delivery;
 use crate::deliver::Deliverer;
-use crate::offsets::OffsetTracker;
-use crate::partition_worker::{Lease, PartitionWorker, Report};
+use crate::lanes::Lanes;
+use crate::offsets::{Admission, Commit, OffsetTracker, Start};
 use crate::record::Record;
+use crate::worker::{Lease, Report, Reporter};
 
 /// A partition is paused when this many of its records are not done: enough for several batches, so that a worker
 /// never waits for the poll loop.
@@ -31,6 +34,8 @@ pub struct WorkerSpawner {
     pub deliverer: Arc<Deliverer>,
     /// Where they report.
     pub reports: mpsc::Sender<Report>,
+    /// Turns at once, of one partition.
+    pub lanes: usize,
     /// Most records of a batch.
     pub batch_max_records: usize,
 }
@@ -59,10 +64,36 @@ pub enum Dispatched {
     Taken,
     /// Its worker has it, and the partition should now be paused.
     Full,
+    /// It was done before: nobody needs it.
+    Done,
     /// This member does not have the partition: its owner reads the record.
     NotOurs,
     /// Offsets rise, this one does not: the worker does not have the record.
     Rewound(Box<Record>),
+}
+
+impl WorkerSpawner {
+    /// Starts the worker that keeps the group's guarantee.
+    fn spawn(
+        &self,
+        lease: Lease,
+        records: UnboundedReceiver<Record>,
+        stop: CancellationToken,
+    ) -> JoinHandle<()> {
+        let reporter = Reporter { lease, reports: self.reports.clone() };
+        let deliverer = Arc::clone(&self.deliverer);
+        let (lanes, batch_max_records) = (self.lanes, self.batch_max_records);
+        match deliverer.delivery {
+            Delivery::AtMostOnce => {
+                let worker = AtMostOnce { reporter, records, deliverer, stop, batch_max_records };
+                self.runtime.spawn(worker.run())
+            }
+            Delivery::AtLeastOnce => {
+                let worker = Lanes { reporter, records, deliverer, stop, lanes, batch_max_records };
+                self.runtime.spawn(worker.run())
+            }
+        }
+    }
 }
 
 impl Assignment {
@@ -72,22 +103,14 @@ impl Assignment {
         Self { spawner, partitions: BTreeMap::new(), leases: 0 }
     }
 
-    /// Starts a worker for `partition`.
-    pub fn assign(&mut self, partition: i32) {
+    /// Starts a worker for `partition`, which is read from `start`.
+    pub fn assign(&mut self, partition: i32, start: Start) {
         self.leases += 1;
         let lease = Lease { partition, number: self.leases };
         let (queue, records) = unbounded_channel();
         let stop = CancellationToken::new();
-        let worker = PartitionWorker {
-            lease,
-            records,
-            reports: self.spawner.reports.clone(),
-            deliverer: Arc::clone(&self.spawner.deliverer),
-            stop: stop.clone(),
-            batch_max_records: self.spawner.batch_max_records,
-        };
-        let task = self.spawner.runtime.spawn(worker.run());
-        let tracker = OffsetTracker::default();
+        let task = self.spawner.spawn(lease, records, stop.clone());
+        let tracker = OffsetTracker::starting_at(start);
         let assigned = Assigned { lease, tracker, queue, stop, task, paused: false, ended: false };
         if let Some(forgotten) = self.partitions.insert(partition, assigned) {
             forgotten.task.abort();
@@ -97,13 +120,17 @@ impl Assignment {
     /// Hands `record` to its partition's worker.
     pub fn dispatch(&mut self, record: Record) -> Dispatched {
         let Some(assigned) = self.partitions.get_mut(&record.partition) else { return Dispatched::NotOurs };
-        if !assigned.tracker.handed_over(record.offset, record.size()) {
-            return Dispatched::Rewound(Box::new(record));
+        match assigned.tracker.handed_over(record.offset, record.size()) {
+            Admission::Work => {}
+            Admission::Done => return Dispatched::Done,
+            Admission::Rewound => return Dispatched::Rewound(Box::new(record)),
         }
         // The queue is closed only when the worker has ended, which its report tells.
         let _ = assigned.queue.send(record);
         let tracker = &assigned.tracker;
-        let full = tracker.undone() >= PAUSE_AT_RECORDS || tracker.undone_bytes() >= PAUSE_AT_BYTES;
+        let full = tracker.undone() >= PAUSE_AT_RECORDS
+            || tracker.undone_bytes() >= PAUSE_AT_BYTES
+            || tracker.is_crowded();
         if full && !assigned.paused {
             assigned.paused = true;
             return Dispatched::Full;
@@ -116,6 +143,7 @@ impl Assignment {
         let has_room = |tracker: &OffsetTracker| {
             tracker.undone() < PAUSE_AT_RECORDS / RESUME_BELOW_PART
                 && tracker.undone_bytes() < PAUSE_AT_BYTES / RESUME_BELOW_PART
+                && !tracker.is_crowded()
         };
         let resumable =
             self.partitions.iter_mut().filter(|(_, assigned)| assigned.paused && has_room(&assigned.tracker));
@@ -142,34 +170,33 @@ impl Assignment {
         })
     }
 
-    /// Whether `lease` holds and its worker has not been told to stop.
-    #[must_use]
-    pub fn is_working(&self, lease: Lease) -> bool {
-        let assigned = self.partitions.get(&lease.partition).filter(|assigned| assigned.lease == lease);
-        assigned.is_some_and(|assigned| !assigned.stop.is_cancelled())
-    }
-
-    /// The broker has `offset` of `partition`.
-    pub fn committed(&mut self, partition: i32, offset: i64) {
+    /// The broker has `commit` of `partition`.
+    pub fn committed(&mut self, partition: i32, commit: &Commit) {
         if let Some(assigned) = self.partitions.get_mut(&partition) {
-            assigned.tracker.committed(offset);
+            assigned.tracker.committed(commit);
         }
     }
 
     /// What the broker does not have yet, of all partitions.
     #[must_use]
-    pub fn to_commit(&self) -> Vec<(i32, i64)> {
+    pub fn to_commit(&mut self) -> Vec<(i32, Commit)> {
         self.to_commit_of(&self.owned())
     }
 
     /// What the broker does not have yet, of `partitions`.
     #[must_use]
-    pub fn to_commit_of(&self, partitions: &[i32]) -> Vec<(i32, i64)> {
-        let trackers =
-            partitions.iter().filter_map(|partition| Some((*partition, self.partitions.get(partition)?)));
+    pub fn to_commit_of(&mut self, partitions: &[i32]) -> Vec<(i32, Commit)> {
+        let trackers = self.partitions.iter_mut().filter(|(partition, _)| partitions.contains(partition));
         trackers
-            .filter_map(|(partition, assigned)| Some((partition, assigned.tracker.to_commit()?)))
+            .filter_map(|(partition, assigned)| Some((*partition, assigned.tracker.to_commit()?)))
             .collect()
+    }
+
+    /// A commit of everything of `lease` below `offset`, if the lease holds and its worker has not been told to stop.
+    #[must_use]
+    pub fn commit_up_to(&self, lease: Lease, offset: i64) -> Option<Commit> {
+        let assigned = self.partitions.get(&lease.partition).filter(|assigned| assigned.lease == lease)?;
+        (!assigned.stop.is_cancelled()).then(|| assigned.tracker.commit_up_to(offset))
     }
 
     /// Tells the workers of `partitions` to end.

@@ -16,6 +16,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::assignment::Assignment;
 use crate::config::{Delivery, Subscription};
 use crate::metrics::ConsumerMetrics;
+use crate::offsets::Commit;
 use crate::rebalance::GroupContext;
 
 /// Between two commits of what was done. A crash repeats at most what was done in this time and what is in flight,
@@ -23,7 +24,7 @@ use crate::rebalance::GroupContext;
 const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Partitions and the offsets to commit.
-type Offsets = Vec<(i32, i64)>;
+type Offsets = Vec<(i32, Commit)>;
 
 /// The group's commits.
 pub struct Commits {
@@ -130,7 +131,7 @@ impl Commits {
         self.metrics.commit_seconds.observe(took.as_secs_f64());
         match result {
             Ok(()) => {
-                offsets.iter().for_each(|(partition, offset)| assignment.committed(*partition, *offset));
+                offsets.iter().for_each(|(partition, commit)| assignment.committed(*partition, commit));
                 Ok(())
             }
             Err(error) => {
@@ -146,10 +147,14 @@ impl Commits {
     }
 }
 
-fn list(topic: &str, offsets: &[(i32, i64)]) -> KafkaResult<TopicPartitionList> {
+fn list(topic: &str, offsets: &[(i32, Commit)]) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::with_capacity(offsets.len());
-    for (partition, offset) in offsets {
-        list.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+    for (partition, Commit { offset, metadata, .. }) in offsets {
+        let mut element = list.add_partition(topic, *partition);
+        element.set_offset(Offset::Offset(*offset))?;
+        if !metadata.is_empty() {
+            element.set_metadata(metadata);
+        }
     }
     Ok(list)
 }

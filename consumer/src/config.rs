@@ -88,6 +88,9 @@ pub struct Args {
     /// Longest wait between two attempts, in seconds.
     #[arg(long, env = "RETRY_MAX_BACKOFF_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub retry_max_backoff_seconds: u64,
+    /// Calls of the sink at once for each partition of an at-least-once group, each for other keys.
+    #[arg(long, env = "LANES", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub lanes: u32,
     /// Most records of one partition that are delivered as one batch.
     #[arg(long, env = "BATCH_MAX_RECORDS", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub batch_max_records: u32,
@@ -115,6 +118,8 @@ pub struct Config {
     pub sink: SinkConfig,
     /// How failures are retried.
     pub retry: RetryPolicy,
+    /// Calls of the sink at once for each partition.
+    pub lanes: usize,
     /// Most records of one partition that are delivered as one batch.
     pub batch_max_records: usize,
     /// Time from the stop signal to the end.
@@ -175,6 +180,7 @@ impl Args {
             retry_max_attempts,
             retry_initial_backoff_millis,
             retry_max_backoff_seconds,
+            lanes,
             batch_max_records,
             admin_addr: _,
             pod_name,
@@ -205,6 +211,7 @@ impl Args {
                 initial_backoff: Duration::from_millis(retry_initial_backoff_millis),
                 max_backoff: Duration::from_secs(retry_max_backoff_seconds),
             },
+            lanes: usize::try_from(lanes).context("failed to read LANES")?,
             batch_max_records: usize::try_from(batch_max_records)
                 .context("failed to read BATCH_MAX_RECORDS")?,
             shutdown_grace: Duration::from_secs(shutdown_grace_seconds),

@@ -6,9 +6,8 @@
 //!                    │ rebalance: what changed, answered as a step of the loop                   │
 //!                    └──────────────▲──────────────────────┬─────────────────────────────────────┘
 //!                          reports: done, commit first     ▼
-//!                                   └───────── partition_worker ─▶ deliver ─▶ sink: postgres | http
-//!                                                                     │ retry
-//!                                                                     └────▶ dead_letter
+//!                                   └── lanes | at_most_once ─▶ breaker ─▶ sink: postgres | http
+//!                                                            └──────────▶ dead_letter
 //! ```
 //!
 //! Two rules hold everywhere. Only the poll loop commits, and never beyond what is delivered or dead-lettered (at most
@@ -26,9 +25,16 @@ pub mod start_offsets;
 pub mod commits;
 pub mod assignment;
 pub mod offsets;
+pub mod done_map;
 pub mod record;
-pub mod partition_worker;
+pub mod worker;
+pub mod lanes;
+pub mod keys;
+pub mod versions;
+pub mod turn;
+pub mod at_most_once;
 pub mod deliver;
+pub mod breaker;
 pub mod retry;
 pub mod sink;
 pub mod dead_letter;

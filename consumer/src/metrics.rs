@@ -20,6 +20,14 @@ pub struct ConsumerMetrics {
     pub sink_errors: Family<Label, Counter>,
     /// Attempts after the first at the same work.
     pub retries: Counter,
+    /// 1 while the sink is not called because it is down.
+    pub sink_down: Gauge,
+    /// Events that were delivered before, by their order's version, and are not again.
+    pub repeated: Counter,
+    /// Events before which a version of their order is missing: something was lost, here or before.
+    pub missing: Counter,
+    /// Records that the commit said are done already.
+    pub already_done: Counter,
     /// Failed writes to the dead-letter topic, by kind.
     pub dead_letter_errors: Family<Label, Counter>,
     /// Records that wait because the dead-letter topic does not take them. Not zero for long: a person must look.
@@ -49,6 +57,10 @@ impl ConsumerMetrics {
             dead_lettered: Family::default(),
             sink_errors: Family::default(),
             retries: Counter::default(),
+            sink_down: Gauge::default(),
+            repeated: Counter::default(),
+            missing: Counter::default(),
+            already_done: Counter::default(),
             dead_letter_errors: Family::default(),
             dead_letter_blocked: Gauge::default(),
             lost: Counter::default(),
@@ -75,6 +87,26 @@ impl ConsumerMetrics {
         );
         registry.register("sink_errors", "Failed calls of the sink", self.sink_errors.clone());
         registry.register("retries", "Attempts after the first at the same work", self.retries.clone());
+        registry.register(
+            "sink_down",
+            "1 while the sink is not called because it is down",
+            self.sink_down.clone(),
+        );
+        registry.register(
+            "repeated",
+            "Events that were delivered before and are not again",
+            self.repeated.clone(),
+        );
+        registry.register(
+            "missing",
+            "Events before which a version of their order is missing",
+            self.missing.clone(),
+        );
+        registry.register(
+            "already_done",
+            "Records read that the commit said are done",
+            self.already_done.clone(),
+        );
         registry.register(
             "dead_letter_errors",
             "Failed writes to the dead-letter topic",

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use runtime::health::Health;
 use runtime::shutdown::CancellationToken;
@@ -15,10 +15,11 @@ use crate::config::{Delivery, Subscription};
 use crate::connection::Connection;
 use crate::member::{Member, MemberError};
 use crate::metrics::{ConsumerMetrics, gauge};
-use crate::partition_worker::{Lease, Report};
+use crate::offsets::{Commit, Start};
 use crate::rebalance::{Change, unassign};
 use crate::record::Record;
-use crate::start_offsets::starting_at;
+use crate::start_offsets::{Place, starting_at};
+use crate::worker::{Lease, Report};
 
 /// Name of the loop's heartbeat.
 pub const HEARTBEAT: &str = "poll loop";
@@ -135,7 +136,8 @@ impl PollLoop {
 
     /// At most once: whether `offset` is committed, so that the batch below it may be delivered.
     fn commit_first(&mut self, lease: Lease, offset: i64) -> bool {
-        self.assignment.is_working(lease) && self.commit_now(&[(lease.partition, offset)])
+        let commit = self.assignment.commit_up_to(lease, offset);
+        commit.is_some_and(|commit| self.commit_now(&[(lease.partition, commit)]))
     }
 
     fn answer_rebalances(&mut self) -> Result<(), PollError> {
@@ -159,22 +161,31 @@ impl PollLoop {
     /// `false` when it is not known yet where to start.
     fn assign(&mut self, list: &TopicPartitionList) -> Result<bool, PollError> {
         let Subscription { topic, start_from, .. } = &self.subscription;
-        let start = match starting_at(&self.member.client, topic, *start_from, list) {
-            Ok(start) => start,
+        let places = match starting_at(&self.member.client, topic, *start_from, list) {
+            Ok(places) => places,
             Err(error) => {
                 self.connection.poll_failed(&error);
                 return Ok(false);
             }
         };
-        self.member.client.incremental_assign(&start).map_err(PollError::Assign)?;
-        let partitions = partitions(list);
-        for partition in &partitions {
-            self.assignment.assign(*partition);
+        let list = self.starting_list(&places).map_err(PollError::Assign)?;
+        self.member.client.incremental_assign(&list).map_err(PollError::Assign)?;
+        let partitions = partitions(&list);
+        for Place { partition, start, .. } in places {
+            self.assignment.assign(partition, start);
         }
         // A partition that comes back may still be paused from before.
         self.resume(&partitions);
         tracing::info!(group = self.subscription.group, ?partitions, "partitions assigned");
         Ok(true)
+    }
+
+    fn starting_list(&self, places: &[Place]) -> KafkaResult<TopicPartitionList> {
+        let mut list = TopicPartitionList::with_capacity(places.len());
+        for Place { partition, from, .. } in places {
+            list.add_partition_offset(&self.subscription.topic, *partition, *from)?;
+        }
+        Ok(list)
     }
 
     /// Drain to a deadline, commit, release: in this order, so that the next owner starts where this one ended.
@@ -242,6 +253,9 @@ impl PollLoop {
         let (partition, offset) = (record.partition, record.offset);
         match self.assignment.dispatch(record) {
             Dispatched::Taken | Dispatched::NotOurs => {}
+            Dispatched::Done => {
+                self.metrics.already_done.inc();
+            }
             Dispatched::Full => self.pause(partition),
             Dispatched::Rewound(record) => {
                 // The broker has another log than before: the topic was made anew, or truncated by a leader that
@@ -253,7 +267,7 @@ impl PollLoop {
                 );
                 self.member.commits.settle(&mut self.assignment);
                 self.forget(&[partition]);
-                self.assignment.assign(partition);
+                self.assignment.assign(partition, Start::default());
                 self.resume(&[partition]);
                 self.assignment.dispatch(*record);
             }
@@ -344,7 +358,7 @@ impl PollLoop {
         }
     }
 
-    fn commit_now(&mut self, offsets: &[(i32, i64)]) -> bool {
+    fn commit_now(&mut self, offsets: &[(i32, Commit)]) -> bool {
         self.member.commits.now(offsets.to_vec(), &mut self.assignment).is_ok()
     }
 

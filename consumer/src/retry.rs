@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::{BackoffBuilder, ExponentialBuilder};
 
 /// How a group retries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,35 +16,24 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// A fresh row of waits: doubling, capped, each with up to its own length of jitter on top, so that members that
-    /// failed together do not come back together.
+    /// The wait after a failure that `before` others preceded: doubling, capped, with up to its own length of jitter on top, so
+    /// that members that failed together do not come back together. `asked` is what the other side asked for
+    /// (`Retry-After`), and is honoured within [`LONGEST_ASKED_WAIT`].
     #[must_use]
-    pub fn waits(&self) -> Waits {
+    pub fn wait(&self, before: u32, asked: Option<Duration>) -> Duration {
         let builder = ExponentialBuilder::default()
             .with_min_delay(self.initial_backoff)
             .with_max_delay(self.max_backoff.max(self.initial_backoff))
             .with_jitter()
             .without_max_times();
-        Waits { backoff: builder.build(), longest: self.max_backoff }
-    }
-}
-
-/// Waits between the attempts at one piece of work.
-#[derive(Debug)]
-pub struct Waits {
-    backoff: ExponentialBackoff,
-    longest: Duration,
-}
-
-impl Waits {
-    /// The next wait. `asked` is what the other side asked for (`Retry-After`), and is honoured within
-    /// [`LONGEST_ASKED_WAIT`].
-    pub fn next(&mut self, asked: Option<Duration>) -> Duration {
-        let own = self.backoff.next().unwrap_or(self.longest);
+        let nth = usize::try_from(before.min(MOST_DOUBLINGS)).unwrap_or_default();
+        let own = builder.build().nth(nth).unwrap_or(self.max_backoff);
         asked.map_or(own, |asked| own.max(asked.min(LONGEST_ASKED_WAIT)))
     }
 }
 
+/// So many doublings of a millisecond are longer than any backoff that can be set.
+const MOST_DOUBLINGS: u32 = 30;
 /// A sink that asks for more than this is asked again after it: an hour typed as milliseconds must not stop a group.
 pub const LONGEST_ASKED_WAIT: Duration = Duration::from_secs(300);
 
@@ -67,9 +56,8 @@ mod tests {
         fn every_wait_is_between_the_first_and_twice_the_longest(initial in 1_u64..5_000, max in 1_u64..60) {
             let policy = policy(initial, max);
             let longest = policy.max_backoff.max(policy.initial_backoff);
-            let mut waits = policy.waits();
-            for _ in 0..100 {
-                let wait = waits.next(None);
+            for before in 0..100 {
+                let wait = policy.wait(before, None);
                 prop_assert!(wait >= policy.initial_backoff && wait <= longest * 2, "{wait:?}");
             }
         }
@@ -77,9 +65,7 @@ mod tests {
 
     #[test]
     fn waits_grow() {
-        let mut waits = policy(100, 30).waits();
-        let first = waits.next(None);
-        let fifth = (0..4).map(|_| waits.next(None)).last().expect("four waits");
+        let (first, fifth) = (policy(100, 30).wait(0, None), policy(100, 30).wait(4, None));
         assert!(
             first < Duration::from_millis(201) && fifth >= Duration::from_millis(1_600),
             "{first:?} {fifth:?}"
@@ -88,8 +74,8 @@ mod tests {
 
     #[test]
     fn what_the_sink_asks_for_is_honoured_within_a_bound() {
-        let mut waits = policy(100, 30).waits();
-        assert_eq!(waits.next(Some(Duration::from_secs(7))), Duration::from_secs(7));
-        assert_eq!(waits.next(Some(Duration::from_secs(86_400))), LONGEST_ASKED_WAIT);
+        let policy = policy(100, 30);
+        assert_eq!(policy.wait(0, Some(Duration::from_secs(7))), Duration::from_secs(7));
+        assert_eq!(policy.wait(0, Some(Duration::from_secs(86_400))), LONGEST_ASKED_WAIT);
     }
 }

@@ -1,6 +1,5 @@
 //! Puts the parts together and keeps them together until the stop signal.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::assignment::{Assignment, WorkerSpawner};
+use crate::breaker::Breaker;
 use crate::config::{Config, SinkConfig, Subscription};
 use crate::connection::{self, Connection};
 use crate::dead_letter::headers::Origin;
@@ -73,22 +73,35 @@ pub async fn run(
     admin_listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let Config { kafka, subscription, dead_letter_topic, sink, retry, batch_max_records, shutdown_grace } =
-        config;
+    let Config {
+        kafka,
+        subscription,
+        dead_letter_topic,
+        sink,
+        retry,
+        lanes,
+        batch_max_records,
+        shutdown_grace,
+    } = config;
     let (health, metrics) = (Health::waiting_for(&[connection::CONDITION]), Metrics::default());
     let consumer_metrics = metrics.register(ConsumerMetrics::registered);
     let origin = Origin { topic: subscription.topic.clone(), group: subscription.group.clone() };
     let deliverer = Arc::new(Deliverer {
         sink: open(&sink, &subscription)?,
+        breaker: Breaker::new(retry, consumer_metrics.clone()),
         dead_letters: DeadLetters::new(&kafka, &subscription.client_id, &dead_letter_topic, origin)?,
         retry,
         delivery: subscription.delivery,
         metrics: consumer_metrics.clone(),
-        sink_down: AtomicBool::new(false),
     });
     let (report_sender, reports) = mpsc::channel();
-    let spawner =
-        WorkerSpawner { runtime: Handle::current(), deliverer, reports: report_sender, batch_max_records };
+    let spawner = WorkerSpawner {
+        runtime: Handle::current(),
+        lanes: lanes.min(deliverer.sink.lanes()),
+        batch_max_records: batch_max_records.min(deliverer.sink.batch_limit()),
+        deliverer,
+        reports: report_sender,
+    };
     // Whoever drops this future stops the loop too.
     let stop = shutdown.child_token();
     let _stop_on_drop = stop.clone().drop_guard();

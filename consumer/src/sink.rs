@@ -27,6 +27,9 @@ pub trait Sink: Send + Sync + 'static {
     /// Most events that one call takes; at least 1.
     fn batch_limit(&self) -> usize;
 
+    /// Most calls that are worth having at once for one partition; at least 1.
+    fn lanes(&self) -> usize;
+
     /// Delivers `batch`, which holds at least one event and at most [`Sink::batch_limit`], in order.
     ///
     /// # Errors

@@ -12,6 +12,8 @@ use super::{Decoded, Sink, SinkError};
 
 /// A sink that does not accept a connection within this is down; its answer may take longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Posts at once for one partition, at most: beyond it a sink gains nothing and this process holds too many connections.
+const MOST_POSTS: usize = 256;
 /// Most CloudEvents attributes passed on. Ours has eight; servers refuse header blocks of more than some kilobytes,
 /// and a hostile record may carry thousands.
 const MAX_ATTRIBUTES: usize = 64;
@@ -66,6 +68,10 @@ impl HttpSink {
 impl Sink for HttpSink {
     fn batch_limit(&self) -> usize {
         1
+    }
+
+    fn lanes(&self) -> usize {
+        MOST_POSTS
     }
 
     fn deliver<'a>(&'a self, batch: &'a [Decoded]) -> BoxFuture<'a, Result<(), SinkError>> {

@@ -25,6 +25,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most rows of one statement. Beyond some hundred, larger batches gain nothing and only lengthen a retry.
 const BATCH_LIMIT: usize = 500;
+/// Statements at once for one partition: while one waits for its commit the next is on its way. More only make smaller batches.
+const LANES: usize = 2;
 /// Key of the advisory lock under which the table is made: "order_ev" in ASCII. `CREATE TABLE IF NOT EXISTS` alone
 /// fails when two sessions run it at once.
 const TABLE_LOCK: i64 = 0x6f72_6465_725f_6576;
@@ -141,6 +143,10 @@ impl PostgresSink {
 impl Sink for PostgresSink {
     fn batch_limit(&self) -> usize {
         BATCH_LIMIT
+    }
+
+    fn lanes(&self) -> usize {
+        LANES
     }
 
     fn deliver<'a>(&'a self, batch: &'a [Decoded]) -> BoxFuture<'a, Result<(), SinkError>> {

@@ -182,7 +182,26 @@ impl World {
         events
     }
 
-    /// Flags of a consumer in this world; `extra` come last.
+    /// Sends `versions` events of each of `orders` orders, orders by turns, each to one of `partitions`; returns them as sent.
+    pub(crate) async fn send_histories(
+        &self,
+        partitions: i32,
+        orders: i32,
+        versions: i64,
+    ) -> Vec<OrderEvent> {
+        let first: Vec<OrderEvent> = (0..orders).map(|_| order_created()).collect();
+        let mut events = Vec::new();
+        for version in 1..=versions {
+            let sent: Vec<OrderEvent> = first.iter().map(|event| at_version(event, version)).collect();
+            let sending =
+                sent.iter().zip(0..).map(|(event, order)| self.send_event(order % partitions, event));
+            futures::future::join_all(sending).await;
+            events.extend(sent);
+        }
+        events
+    }
+
+    /// Flags of a consumer in this world; `extra` come last, in place of those of the same name.
     pub(crate) fn flags(&self, group: &str, extra: &[&str]) -> Vec<String> {
         let base = [
             "consumer".to_owned(),
@@ -195,7 +214,14 @@ impl World {
             "--retry-max-backoff-seconds=1".to_owned(),
             "--shutdown-grace-seconds=10".to_owned(),
         ];
-        base.into_iter().chain(extra.iter().map(|flag| (*flag).to_owned())).collect()
+        let is_given = |flag: &String| {
+            let name = flag.split('=').next();
+            extra.iter().any(|given| given.split('=').next() == name)
+        };
+        base.into_iter()
+            .filter(|flag| !is_given(flag))
+            .chain(extra.iter().map(|flag| (*flag).to_owned()))
+            .collect()
     }
 
     pub(crate) fn group(&self, name: &str) -> String {
@@ -269,6 +295,19 @@ impl World {
             high - element.offset().to_raw().filter(|offset| *offset >= 0).unwrap_or(low)
         });
         lags.sum()
+    }
+
+    /// What `group`'s commits say beside offsets, over all partitions.
+    pub(crate) fn committed_metadata(&self, group: &str) -> Vec<String> {
+        let reader: BaseConsumer =
+            client(&self.kafka).set("group.id", self.group(group)).create().expect("reader");
+        let metadata = reader.fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT).expect(UNREACHABLE);
+        let mut list = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            list.add_partition(&self.topic, partition.id());
+        }
+        let committed = reader.committed_offsets(list, ANSWER_TIMEOUT).expect("committed offsets");
+        committed.elements().iter().map(|element| element.metadata().to_owned()).collect()
     }
 
     pub(crate) async fn lag_is_zero(&self, group: &str) {
@@ -382,6 +421,18 @@ pub(crate) fn order_created() -> OrderEvent {
             total_minor: 0,
         },
     }
+}
+
+/// The event of another version of the order of `event`.
+pub(crate) fn at_version(event: &OrderEvent, version: i64) -> OrderEvent {
+    let mut next = event.clone();
+    if version != event.version {
+        next.event_id = Uuid::now_v7();
+        next.version = version;
+        next.event_type = EventType::OrderConfirmed;
+        next.order.status = OrderStatus::Confirmed;
+    }
+    next
 }
 
 pub(crate) fn headers_of(event: &OrderEvent) -> OwnedHeaders {

@@ -3,6 +3,7 @@
 mod harness;
 mod platform;
 mod delivery;
+mod lanes;
 mod members;
 mod poison;
 mod outages;
