@@ -1,12 +1,16 @@
 //! Where records go that can't be delivered: the group's dead-letter topic, bytes untouched.
 
 pub mod headers;
+pub mod mark;
+pub mod stuck;
+pub mod tail;
 
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
@@ -99,11 +103,11 @@ impl DeadLetters {
         Ok(Self { config, producer: Mutex::new(producer), topic: topic.to_owned(), origin })
     }
 
-    /// Writes `record` once and waits until every in-sync replica has it.
+    /// Writes `record` once and waits until every in-sync replica has it. Returns the letter's partition and offset.
     ///
     /// # Errors
     /// [`DeadLetterError`]; the record is then not dealt with, and the caller stays on it.
-    pub async fn write(&self, record: &Record, cause: &Cause) -> Result<(), DeadLetterError> {
+    pub async fn write(&self, record: &Record, cause: &Cause) -> Result<(i32, i64), DeadLetterError> {
         let full = headers::headers(record, &self.origin, cause, Detail::Full);
         match self.send(record, full).await {
             // Our own headers may be what takes it over the limit: leave out those that tools can do without.
@@ -115,7 +119,7 @@ impl DeadLetters {
         }
     }
 
-    async fn send(&self, record: &Record, headers: OwnedHeaders) -> Result<(), DeadLetterError> {
+    async fn send(&self, record: &Record, headers: OwnedHeaders) -> Result<(i32, i64), DeadLetterError> {
         let letter = FutureRecord::<[u8], [u8]> {
             topic: &self.topic,
             partition: None,
@@ -127,7 +131,7 @@ impl DeadLetters {
         // A clone shares the client, so that partitions write side by side.
         let producer = self.producer.lock().await.0.clone();
         match producer.send(letter, QUEUE_TIMEOUT).await {
-            Ok(_delivery) => Ok(()),
+            Ok(delivery) => Ok((delivery.partition, delivery.offset)),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _letter)) => {
                 Err(DeadLetterError::TooLarge)
             }
@@ -176,3 +180,5 @@ impl ClientContext for QuietContext {
         tracing::debug!(%error, reason, "librdkafka");
     }
 }
+
+impl ConsumerContext for QuietContext {}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::breaker::{Breaker, Permit};
 use crate::config::Delivery;
+use crate::dead_letter::tail::Stuck;
 use crate::dead_letter::{Cause, DeadLetterError, DeadLetters};
 use crate::metrics::{ConsumerMetrics, count};
 use crate::record::{Record, Undecodable};
@@ -18,6 +19,8 @@ pub struct Deliverer {
     pub breaker: Arc<Breaker>,
     /// Where the rest goes.
     pub dead_letters: DeadLetters,
+    /// The keys whose records go there too.
+    pub stuck: Stuck,
     /// How failures are retried.
     pub retry: RetryPolicy,
     /// The group's guarantee.
@@ -56,14 +59,18 @@ impl Deliverer {
     pub async fn bury(&self, record: &Record, cause: &Cause) -> Result<(), DeadLetterError> {
         let written = self.dead_letters.write(record, cause).await;
         match &written {
-            Ok(()) => {
+            Ok((letters, place)) => {
+                // Before the tail has read it: the next record of the key must follow.
+                if let Some(key) = &record.key {
+                    self.stuck.keys().letter(key, *letters, *place);
+                }
                 let (partition, offset) = (record.partition, record.offset);
                 count(&self.metrics.dead_lettered, "reason", cause.reason);
                 tracing::warn!(partition, offset, reason = cause.reason, "record dead-lettered");
             }
             Err(error) => count(&self.metrics.dead_letter_errors, "kind", error.kind()),
         }
-        written
+        written.map(|_place| ())
     }
 
     fn count_delivered(&self, events: &[Decoded]) {
@@ -99,6 +106,17 @@ impl Blocked {
 impl Drop for Blocked {
     fn drop(&mut self) {
         self.0.dead_letter_blocked.dec();
+    }
+}
+
+/// Why an event is that the sink was not asked about.
+#[must_use]
+pub fn follows() -> Cause {
+    Cause {
+        reason: "Follows",
+        class: "orderflow.consumer.KeyInDeadLetters",
+        message: "an earlier record of this key is in the dead-letter topic, neither replayed nor released"
+            .to_owned(),
     }
 }
 

@@ -93,7 +93,7 @@ impl Lanes {
         let most = if permit.is_trial() { 1 } else { self.batch_max_records };
         let mut portions = Vec::new();
         for (key, works) in partition.take(most) {
-            let mut portion = Portion::new(key, works);
+            let mut portion = Portion::new(key, works, &self.deliverer.stuck);
             self.drop_repeated(&partition.versions, &mut portion);
             if portion.left.is_empty() {
                 self.end(partition, portion);
@@ -131,7 +131,7 @@ impl Lanes {
 
     /// Keeps what is left of `portion` and reports what is done.
     fn end(&self, partition: &mut Partition, portion: Portion) {
-        let Portion { key, left, done, pause } = portion;
+        let Portion { key, left, done, pause, .. } = portion;
         for (order, version) in done.iter().filter_map(|done| done.event) {
             if let Seen::Missing { from } = partition.versions.look(order, version) {
                 self.deliverer.metrics.missing.inc();

@@ -28,6 +28,8 @@ pub struct ConsumerMetrics {
     pub missing: Counter,
     /// Records that the commit said are done already.
     pub already_done: Counter,
+    /// Keys whose records go to the dead-letter topic, in the whole group.
+    pub stuck_keys: Gauge,
     /// Failed writes to the dead-letter topic, by kind.
     pub dead_letter_errors: Family<Label, Counter>,
     /// Records that wait because the dead-letter topic does not take them. Not zero for long: a person must look.
@@ -61,6 +63,7 @@ impl ConsumerMetrics {
             repeated: Counter::default(),
             missing: Counter::default(),
             already_done: Counter::default(),
+            stuck_keys: Gauge::default(),
             dead_letter_errors: Family::default(),
             dead_letter_blocked: Gauge::default(),
             lost: Counter::default(),
@@ -106,6 +109,11 @@ impl ConsumerMetrics {
             "already_done",
             "Records read that the commit said are done",
             self.already_done.clone(),
+        );
+        registry.register(
+            "stuck_keys",
+            "Keys of the group whose records go to the dead-letter topic",
+            self.stuck_keys.clone(),
         );
         registry.register(
             "dead_letter_errors",

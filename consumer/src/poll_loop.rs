@@ -13,6 +13,7 @@ use runtime::shutdown::CancellationToken;
 use crate::assignment::{Assignment, Dispatched};
 use crate::config::{Delivery, Subscription};
 use crate::connection::Connection;
+use crate::dead_letter::tail::Tail;
 use crate::member::{Member, MemberError};
 use crate::metrics::{ConsumerMetrics, gauge};
 use crate::offsets::{Commit, Start};
@@ -44,6 +45,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub struct PollLoop {
     /// The group's member.
     pub member: Member,
+    /// What it knows of the dead-letter topic.
+    pub tail: Tail,
     /// Who it is.
     pub subscription: Subscription,
     /// What it has.
@@ -71,6 +74,9 @@ pub enum PollError {
     /// The member heard of no broker, and there is none to take its place.
     #[error("failed to replace the group's member")]
     Replace(#[source] MemberError),
+    /// The reader of dead letters could not be made anew.
+    #[error("failed to replace the reader of dead letters")]
+    Tail(#[source] KafkaError),
     /// A rebalance could not be answered.
     #[error("failed to change the assignment")]
     Assign(#[source] KafkaError),
@@ -102,6 +108,7 @@ impl PollLoop {
             self.answer_rebalances()?;
             self.resume_where_there_is_room();
             self.poll_records()?;
+            self.tail.follow();
             self.member.commits.progress(&mut self.assignment);
             self.connection.probe(&self.member.client);
             self.replace_deaf_member()?;
@@ -158,8 +165,18 @@ impl PollLoop {
         Ok(())
     }
 
-    /// `false` when it is not known yet where to start.
+    /// `false` when it is not known yet where to start, or which keys are stuck.
     fn assign(&mut self, list: &TopicPartitionList) -> Result<bool, PollError> {
+        if list.count() > 0 && self.subscription.delivery == Delivery::AtLeastOnce {
+            match self.tail.catch_up() {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(error) => {
+                    self.connection.poll_failed(&error);
+                    return Ok(false);
+                }
+            }
+        }
         let Subscription { topic, start_from, .. } = &self.subscription;
         let places = match starting_at(&self.member.client, topic, *start_from, list) {
             Ok(places) => places,
@@ -291,10 +308,12 @@ impl PollLoop {
         self.assignment.stop(&owned);
         self.forget(&owned);
         self.connection.replaced();
+        self.tail.replace().map_err(PollError::Tail)?;
         self.member.replace().map_err(PollError::Replace)
     }
 
     fn show(&self) {
+        self.metrics.stuck_keys.set(gauge(self.tail.stuck_keys()));
         self.metrics.in_flight.set(gauge(self.assignment.undone()));
         self.metrics.assigned_partitions.set(gauge(self.assignment.owned().len()));
     }

@@ -4,6 +4,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use runtime::admin;
 use runtime::health::Health;
 use runtime::metrics::Metrics;
@@ -17,6 +18,7 @@ use crate::breaker::Breaker;
 use crate::config::{Config, SinkConfig, Subscription};
 use crate::connection::{self, Connection};
 use crate::dead_letter::headers::Origin;
+use crate::dead_letter::tail::{Stuck, Tail};
 use crate::dead_letter::{DeadLetterError, DeadLetters};
 use crate::deliver::Deliverer;
 use crate::member::{Member, MemberError};
@@ -44,6 +46,9 @@ pub enum RunError {
     /// The producer of dead letters could not be set up.
     #[error("failed to start")]
     DeadLetters(#[from] DeadLetterError),
+    /// The reader of dead letters could not be set up.
+    #[error("failed to start")]
+    Tail(#[source] KafkaError),
     /// The group's member could not be set up.
     #[error("failed to start")]
     Member(#[from] MemberError),
@@ -86,9 +91,13 @@ pub async fn run(
     let (health, metrics) = (Health::waiting_for(&[connection::CONDITION]), Metrics::default());
     let consumer_metrics = metrics.register(ConsumerMetrics::registered);
     let origin = Origin { topic: subscription.topic.clone(), group: subscription.group.clone() };
+    let stuck = Stuck::default();
+    let reader = (subscription.client_id.as_str(), subscription.group.as_str(), dead_letter_topic.as_str());
+    let tail = Tail::new(&kafka, reader, stuck.clone()).map_err(RunError::Tail)?;
     let deliverer = Arc::new(Deliverer {
         sink: open(&sink, &subscription)?,
         breaker: Breaker::new(retry, consumer_metrics.clone()),
+        stuck: stuck.clone(),
         dead_letters: DeadLetters::new(&kafka, &subscription.client_id, &dead_letter_topic, origin)?,
         retry,
         delivery: subscription.delivery,
@@ -109,6 +118,7 @@ pub async fn run(
     tracing::info!(?subscription, dead_letter_topic, "starting");
     let poll_loop = PollLoop {
         member,
+        tail,
         connection: Connection::unknown(health.clone(), subscription.topic.clone()),
         subscription,
         assignment: Assignment::new(spawner),

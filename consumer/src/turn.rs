@@ -1,4 +1,7 @@
 //! One turn of the lanes: some records of some keys, given to the sink together, and what became of each.
+//!
+//! Dead letters are sticky: once a record of a key is in the dead-letter topic, the later ones follow it there, so that replaying
+//! them gives the sink the key's events in their order.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,7 +10,8 @@ use order_events::OrderId;
 
 use crate::breaker::{Pass, Permit};
 use crate::dead_letter::Cause;
-use crate::deliver::{Blocked, Deliverer, refused, undecodable};
+use crate::dead_letter::tail::Stuck;
+use crate::deliver::{Blocked, Deliverer, follows, refused, undecodable};
 use crate::keys::Key;
 use crate::record::Record;
 use crate::sink::{Decoded, SinkError};
@@ -66,6 +70,8 @@ pub struct Portion {
     pub done: Vec<Done>,
     /// The key goes on after this.
     pub pause: Option<Duration>,
+    /// The key is in the dead-letter topic: what comes now follows.
+    is_stuck: bool,
 }
 
 impl Work {
@@ -94,8 +100,12 @@ impl Work {
 impl Portion {
     /// Work of `key`, in order.
     #[must_use]
-    pub const fn new(key: Key, left: VecDeque<Work>) -> Self {
-        Self { key, left, done: Vec::new(), pause: None }
+    pub fn new(key: Key, left: VecDeque<Work>, stuck: &Stuck) -> Self {
+        let is_stuck = match &key {
+            Key::Of(key) => stuck.keys().contains(key),
+            Key::None(_) => false,
+        };
+        Self { key, left, done: Vec::new(), pause: None, is_stuck }
     }
 
     /// The events that come first, with the tries of the very first; none where it goes alone because it was refused before.
@@ -103,6 +113,7 @@ impl Portion {
         let tries = self.left.front().map(|work| work.tries).unwrap_or_default();
         let mut leading = Vec::new();
         while tries.refused == 0
+            && !self.is_stuck
             && let Some(work) = self.left.pop_front_if(|work| matches!(work.content, Content::Event(_)))
             && let Content::Event(decoded) = work.content
         {
@@ -112,11 +123,25 @@ impl Portion {
     }
 
     fn take_one(&mut self) -> Option<(Decoded, Tries)> {
+        if self.is_stuck {
+            return None;
+        }
         let work = self.left.pop_front_if(|work| matches!(work.content, Content::Event(_)))?;
         match work.content {
             Content::Event(decoded) => Some((decoded, work.tries)),
             Content::Dead(_) => None,
         }
+    }
+
+    /// What comes first, if it is for the dead-letter topic.
+    fn first_dead(&mut self) -> Option<&mut Work> {
+        let is_stuck = self.is_stuck;
+        let first = self.left.front_mut()?;
+        if is_stuck && let Content::Event(Decoded { record, event }) = &first.content {
+            let event = Some((event.order_id, event.version));
+            first.content = Content::Dead(Dead { record: record.clone(), cause: follows(), event });
+        }
+        matches!(first.content, Content::Dead(_)).then_some(first)
     }
 
     fn give_back(&mut self, events: Vec<Decoded>, mut tries: Tries) {
@@ -226,20 +251,23 @@ impl Deliverer {
     /// Writes to the dead-letter topic for as long as what comes first is for it.
     async fn bury_first(&self, portion: &mut Portion) {
         while portion.pause.is_none()
-            && let Some(Work { content: Content::Dead(dead), tries, blocked }) = portion.left.front_mut()
+            && let Some(Work { content: Content::Dead(dead), tries, blocked }) = portion.first_dead()
         {
             let Dead { record, cause, event } = dead;
             match self.bury(record, cause).await {
                 Ok(()) => {
-                    portion.done.push(Done { offset: record.offset, event: *event });
+                    let done = Done { offset: record.offset, event: *event };
+                    portion.done.push(done);
                     portion.left.pop_front();
+                    portion.is_stuck = matches!(portion.key, Key::Of(_));
                 }
                 Err(error) => {
-                    portion.pause = Some(self.retry.wait(tries.failed, None));
+                    let pause = self.retry.wait(tries.failed, None);
                     tries.failed = tries.failed.saturating_add(1);
                     if blocked.is_none() {
                         *blocked = Some(Blocked::begin(&self.metrics, record, cause, error));
                     }
+                    portion.pause = Some(pause);
                 }
             }
         }

@@ -6,5 +6,6 @@ mod delivery;
 mod lanes;
 mod members;
 mod poison;
+mod sticky;
 mod outages;
 mod guarantees;

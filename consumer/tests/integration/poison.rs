@@ -12,11 +12,11 @@ fn header<'a>(record: &'a OwnedMessage, name: &str) -> Option<&'a [u8]> {
     headers.iter().find(|header| header.key == name).and_then(|header| header.value)
 }
 
-fn text(record: &OwnedMessage, name: &str) -> String {
+pub(crate) fn text(record: &OwnedMessage, name: &str) -> String {
     String::from_utf8_lossy(header(record, name).unwrap_or_default()).into_owned()
 }
 
-async fn until_dead_letters(world: &World, count: usize) -> Vec<OwnedMessage> {
+pub(crate) async fn until_dead_letters(world: &World, count: usize) -> Vec<OwnedMessage> {
     eventually("the dead letters are written", async || {
         let letters = world.dead_letters();
         (letters.len() >= count).then_some(letters)

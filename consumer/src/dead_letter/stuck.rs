@@ -1,0 +1,101 @@
+//! Which keys have a letter in the dead-letter topic that is neither replayed nor let go: their later records follow it there. Pure.
+//!
+//! The topic itself is the record of it: letters, and marks that say up to which of them a key is done with. Whoever has read it
+//! to its end knows the same.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+
+/// The keys, each by its hash: a key may be as long as a record, and there may be as many as letters. Two that share a hash of
+/// 64 bits would be stuck together, which is a matter of luck with billions of them.
+#[derive(Debug, Default)]
+pub struct StuckKeys {
+    /// Of each key the last letter's offset, by the partition of the dead-letter topic that has it: one, unless that topic grew.
+    last: HashMap<u64, Vec<(i32, i64)>>,
+    hasher: RandomState,
+}
+
+impl StuckKeys {
+    /// There is a letter of `key` at `offset` of `partition`. Letters may be told of more than once, and late.
+    pub fn letter(&mut self, key: &[u8], partition: i32, offset: i64) {
+        let places = self.last.entry(self.hasher.hash_one(key)).or_default();
+        match places.iter_mut().find(|(known, _)| *known == partition) {
+            Some((_, last)) => *last = offset.max(*last),
+            None => places.push((partition, offset)),
+        }
+    }
+
+    /// Letters of `key` in `partition` are done with, up to and with the one at `through`. One after it keeps the key stuck.
+    pub fn released(&mut self, key: &[u8], partition: i32, through: i64) {
+        let hash = self.hasher.hash_one(key);
+        if let Some(places) = self.last.get_mut(&hash) {
+            places.retain(|(known, last)| *known != partition || *last > through);
+            if places.is_empty() {
+                self.last.remove(&hash);
+            }
+        }
+    }
+
+    /// `partition` was made anew: what was in it is gone.
+    pub fn forget(&mut self, partition: i32) {
+        self.last.retain(|_, places| {
+            places.retain(|(known, _)| *known != partition);
+            !places.is_empty()
+        });
+    }
+
+    /// Whether records of `key` go to the dead-letter topic.
+    #[must_use]
+    pub fn contains(&self, key: &[u8]) -> bool {
+        !self.last.is_empty() && self.last.contains_key(&self.hasher.hash_one(key))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.last.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.last.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_stuck_from_its_first_letter_until_all_are_done_with() {
+        let mut stuck = StuckKeys::default();
+        stuck.letter(b"a", 0, 3);
+        stuck.letter(b"a", 0, 7);
+        assert!(stuck.contains(b"a") && !stuck.contains(b"b"));
+        stuck.released(b"a", 0, 6);
+        assert!(stuck.contains(b"a"), "the letter at 7 came later");
+        stuck.released(b"a", 0, 7);
+        assert!(stuck.is_empty());
+    }
+
+    #[test]
+    fn a_letter_that_is_told_of_again_and_late_changes_nothing() {
+        let mut stuck = StuckKeys::default();
+        stuck.letter(b"a", 0, 7);
+        stuck.letter(b"a", 0, 3);
+        stuck.released(b"a", 0, 5);
+        assert!(stuck.contains(b"a"));
+    }
+
+    #[test]
+    fn letters_in_two_partitions_are_let_go_one_by_one() {
+        let mut stuck = StuckKeys::default();
+        stuck.letter(b"a", 0, 7);
+        stuck.letter(b"a", 4, 1);
+        stuck.released(b"a", 0, 7);
+        assert!(stuck.contains(b"a"));
+        stuck.forget(4);
+        assert_eq!(stuck.len(), 0);
+    }
+}

@@ -1,0 +1,198 @@
+//! Reads the dead-letter topic, so that this member knows which keys are stuck, whoever wrote their letters.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaErrorCode;
+use runtime::kafka::KafkaConnection;
+
+use super::QuietContext;
+use super::mark::Kind;
+use super::stuck::StuckKeys;
+use crate::record::Record;
+
+/// Longest wait for one question to the brokers; the caller asks again.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A long topic is read in slices of this time, between which the caller shows that it lives.
+const SLICE: Duration = Duration::from_secs(2);
+/// Wait for a record that is known to be there.
+const RECORD_WAIT: Duration = Duration::from_millis(50);
+/// Records taken at once while the caller has other things to do.
+const FOLLOWED_AT_ONCE: usize = 100;
+/// What is fetched ahead, in KiB: letters are few, and this is beside the consumer's own queue.
+const QUEUE_KIB: &str = "4096";
+
+/// The stuck keys, as the tail and the workers share them.
+#[derive(Clone, Debug, Default)]
+pub struct Stuck(Arc<Mutex<StuckKeys>>);
+
+impl Stuck {
+    /// The keys, for a moment.
+    pub fn keys(&self) -> MutexGuard<'_, StuckKeys> {
+        // A panic elsewhere leaves at worst one key more or less, which the next reading of the topic mends.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A reader of the whole dead-letter topic, which belongs to no group's assignment and commits nothing.
+pub struct Tail {
+    kafka: KafkaConnection,
+    client_id: String,
+    group: String,
+    topic: String,
+    stuck: Stuck,
+    reader: BaseConsumer<QuietContext>,
+    /// The next offset to be read, by partition.
+    positions: BTreeMap<i32, i64>,
+}
+
+impl Tail {
+    /// A tail that has read nothing yet. It connects in the background.
+    ///
+    /// # Errors
+    /// When librdkafka refuses the settings.
+    pub fn new(
+        kafka: &KafkaConnection,
+        (client_id, group, topic): (&str, &str, &str),
+        stuck: Stuck,
+    ) -> KafkaResult<Self> {
+        Ok(Self {
+            reader: reader(kafka, client_id, group)?,
+            kafka: kafka.clone(),
+            client_id: client_id.to_owned(),
+            group: group.to_owned(),
+            topic: topic.to_owned(),
+            stuck,
+            positions: BTreeMap::new(),
+        })
+    }
+
+    /// Reads towards the topic's present end; `true` once it is reached. Without the topic nothing is stuck: letters can't be
+    /// written either.
+    ///
+    /// # Errors
+    /// When the brokers do not answer. The next call tries with a new client, which may reach them.
+    pub fn catch_up(&mut self) -> KafkaResult<bool> {
+        let reached = self.read_towards_end();
+        if reached.is_err() {
+            self.replace()?;
+        }
+        reached
+    }
+
+    /// How many keys are stuck.
+    #[must_use]
+    pub fn stuck_keys(&self) -> usize {
+        self.stuck.keys().len()
+    }
+
+    /// Takes what has come since, without waiting.
+    pub fn follow(&mut self) {
+        for _ in 0..FOLLOWED_AT_ONCE {
+            if !self.read_one(Duration::ZERO) {
+                return;
+            }
+        }
+    }
+
+    /// A new client in the place of one that may have forgotten all brokers (librdkafka#5301).
+    ///
+    /// # Errors
+    /// When librdkafka refuses the settings.
+    pub fn replace(&mut self) -> KafkaResult<()> {
+        self.reader = reader(&self.kafka, &self.client_id, &self.group)?;
+        self.assign()
+    }
+
+    fn read_towards_end(&mut self) -> KafkaResult<bool> {
+        let Some(partitions) = self.partitions()? else { return Ok(true) };
+        let mut ends = BTreeMap::new();
+        for partition in &partitions {
+            let (low, high) = self.reader.fetch_watermarks(&self.topic, *partition, ANSWER_TIMEOUT)?;
+            ends.insert(*partition, (low, high));
+        }
+        let mut moved = false;
+        for (partition, (low, high)) in &ends {
+            let known = self.positions.get(partition).copied();
+            if known.is_some_and(|known| known > *high) {
+                self.stuck.keys().forget(*partition);
+            }
+            let position = known.filter(|known| (*low..=*high).contains(known)).unwrap_or(*low);
+            moved |= known != Some(position);
+            self.positions.insert(*partition, position);
+        }
+        if moved {
+            self.assign()?;
+        }
+        let deadline = Instant::now() + SLICE;
+        while ends.iter().any(|(partition, (_, high))| self.positions.get(partition) < Some(high)) {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            self.read_one(RECORD_WAIT);
+        }
+        Ok(true)
+    }
+
+    /// None where there is no such topic.
+    fn partitions(&self) -> KafkaResult<Option<Vec<i32>>> {
+        let metadata = self.reader.fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT)?;
+        if metadata.brokers().is_empty() {
+            return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::AllBrokersDown));
+        }
+        let Some(topic) = metadata.topics().first() else { return Ok(None) };
+        match topic.error().map(RDKafkaErrorCode::from) {
+            None => Ok(Some(topic.partitions().iter().map(|partition| partition.id()).collect())),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
+            Some(code) => Err(KafkaError::MetadataFetch(code)),
+        }
+    }
+
+    fn assign(&self) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::new();
+        for (partition, position) in &self.positions {
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*position))?;
+        }
+        self.reader.assign(&list)
+    }
+
+    /// Whether there was one.
+    fn read_one(&mut self, wait: Duration) -> bool {
+        let Some(Ok(message)) = self.reader.poll(wait) else { return false };
+        let (partition, offset) = (message.partition(), message.offset());
+        let record = Record::copied_from(&message);
+        drop(message);
+        self.positions.insert(partition, offset + 1);
+        if let Some(key) = &record.key {
+            match Kind::of(&record) {
+                Kind::Letter => self.stuck.keys().letter(key, partition, offset),
+                Kind::Mark(mark) => {
+                    tracing::info!(
+                        ending = mark.ending.name(),
+                        letters = mark.letters,
+                        "a key's dead letters are done with"
+                    );
+                    self.stuck.keys().released(key, partition, mark.through);
+                }
+                Kind::Other => {}
+            }
+        }
+        true
+    }
+}
+
+fn reader(kafka: &KafkaConnection, client_id: &str, group: &str) -> KafkaResult<BaseConsumer<QuietContext>> {
+    let mut config = kafka.client_config(&format!("{client_id}-dead-letters"));
+    config
+        // librdkafka assigns only with a group. This one is never joined.
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("queued.max.messages.kbytes", QUEUE_KIB);
+    config.create_with_context(QuietContext)
+}
