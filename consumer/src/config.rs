@@ -9,6 +9,7 @@ use reqwest::Url;
 use runtime::kafka::{KafkaArgs, KafkaConnection, Secret};
 use runtime::telemetry::LogArgs;
 
+use crate::commands::Command;
 use crate::retry::RetryPolicy;
 
 /// What a group promises about each record.
@@ -46,6 +47,9 @@ pub enum SinkKind {
 #[derive(Clone, Debug, Parser)]
 #[command(version)]
 pub struct Args {
+    /// What to do other than to consume.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// How to reach Kafka.
     #[command(flatten)]
     pub kafka: KafkaArgs,
@@ -167,6 +171,7 @@ impl Args {
         let kafka = self.kafka.connection()?;
         let Self {
             kafka: _,
+            command: _,
             log: _,
             topic,
             group,

@@ -1,7 +1,10 @@
 //! Where records go that can't be delivered: the group's dead-letter topic, bytes untouched.
 
 pub mod headers;
+pub mod letter;
 pub mod mark;
+pub mod shelf;
+pub mod reader;
 pub mod stuck;
 pub mod tail;
 
@@ -19,6 +22,7 @@ use tokio::sync::Mutex;
 
 use crate::record::Record;
 use headers::{Detail, Origin};
+use mark::Mark;
 
 /// The broker has a dead letter within this or the write counts as failed, is counted, logged and tried again.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -58,6 +62,9 @@ pub enum DeadLetterError {
     /// The broker did not take it.
     #[error("failed to write dead letter")]
     Write(#[source] KafkaError),
+    /// A mark can't be written as JSON.
+    #[error("failed to write mark")]
+    Mark(#[source] serde_json::Error),
     /// No producer could be made.
     #[error("failed to set up the producer of dead letters")]
     Producer(#[source] KafkaError),
@@ -70,6 +77,7 @@ impl DeadLetterError {
         match self {
             Self::TooLarge => "TooLarge",
             Self::Write(_) => "Write",
+            Self::Mark(_) => "Mark",
             Self::Producer(_) => "Producer",
         }
     }
@@ -116,6 +124,27 @@ impl DeadLetters {
                 self.send(record, minimal).await
             }
             written => written,
+        }
+    }
+
+    /// Writes `mark` for `key` to the partition that has the letters it is about.
+    ///
+    /// # Errors
+    /// [`DeadLetterError`]; the letters are open still.
+    pub async fn mark(&self, key: &[u8], partition: i32, mark: &Mark) -> Result<(), DeadLetterError> {
+        let payload = serde_json::to_vec(mark).map_err(DeadLetterError::Mark)?;
+        let record = FutureRecord::<[u8], [u8]> {
+            topic: &self.topic,
+            partition: Some(partition),
+            payload: Some(&payload),
+            key: Some(key),
+            timestamp: None,
+            headers: Some(mark.headers()),
+        };
+        let producer = self.producer.lock().await.0.clone();
+        match producer.send(record, QUEUE_TIMEOUT).await {
+            Ok(_delivery) => Ok(()),
+            Err((error, _record)) => Err(DeadLetterError::Write(error)),
         }
     }
 

@@ -38,6 +38,7 @@ pub mod breaker;
 pub mod retry;
 pub mod sink;
 pub mod dead_letter;
+pub mod commands;
 
 pub use config::{Args, Config};
 pub use run::{RunError, run};

@@ -10,6 +10,9 @@ async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     runtime::telemetry::init(&args.log)?;
     runtime::tls::install_provider();
+    if let Some(command) = args.command.clone() {
+        return consumer::commands::run(command, args.validate()?, std::io::stdout()).await;
+    }
     let shutdown = runtime::shutdown::on_signal().context("failed to listen for signals")?;
     let listener = TcpListener::bind(args.admin_addr)
         .await

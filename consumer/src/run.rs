@@ -138,7 +138,11 @@ pub async fn run(
     }
 }
 
-fn open(
+/// The sink that `sink` describes.
+///
+/// # Errors
+/// When it can't be set up.
+pub(crate) fn open(
     sink: &SinkConfig,
     Subscription { topic, group, .. }: &Subscription,
 ) -> Result<Arc<dyn Sink>, RunError> {

@@ -186,7 +186,15 @@ impl Tail {
     }
 }
 
-fn reader(kafka: &KafkaConnection, client_id: &str, group: &str) -> KafkaResult<BaseConsumer<QuietContext>> {
+/// A client that can be told what to read, and commits nothing.
+///
+/// # Errors
+/// When librdkafka refuses the settings.
+pub(super) fn reader(
+    kafka: &KafkaConnection,
+    client_id: &str,
+    group: &str,
+) -> KafkaResult<BaseConsumer<QuietContext>> {
     let mut config = kafka.client_config(&format!("{client_id}-dead-letters"));
     config
         // librdkafka assigns only with a group. This one is never joined.

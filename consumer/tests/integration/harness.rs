@@ -251,6 +251,24 @@ impl World {
         Process { admin, child }
     }
 
+    /// What `consumer … dead-letters COMMAND` prints, and whether it ended well.
+    pub(crate) fn dead_letters_command(
+        &self,
+        group: &str,
+        extra: &[&str],
+        command: &[&str],
+    ) -> (bool, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_consumer"))
+            .args(&self.flags(group, extra)[1..])
+            .arg("dead-letters")
+            .args(command)
+            .env("LOG", "warn")
+            .output()
+            .expect("the consumer starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), text + &String::from_utf8_lossy(&output.stderr))
+    }
+
     /// Every record of `topic`, partition by partition.
     pub(crate) fn dump(&self, topic: &str) -> Vec<OwnedMessage> {
         // librdkafka assigns only within a group; this one commits nothing.
