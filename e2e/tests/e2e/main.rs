@@ -7,6 +7,7 @@
 mod support;
 mod api;
 mod tutorial;
+mod dead_letters;
 mod faults;
 mod steadiness;
 mod lifecycle;
