@@ -14,11 +14,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::metrics::ConsumerMetrics;
-use crate::retry::RetryPolicy;
+use crate::retry::{LONGEST_ASKED_WAIT, RetryPolicy};
 
 /// So many failures in a row, over all partitions, are an outage. Fewer are the misfortune of single calls, which are retried
 /// alone: a sink that fails one call in ten must not stop the other nine.
 const FAILURES_OF_AN_OUTAGE: u32 = 5;
+
+/// Longest pause between two trials, where the sink named no time: an outage costs it a call every few seconds, and what came in
+/// the meantime waits no longer than that after its end, or for the failures of one event alone to be told from an outage.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The breaker of one sink.
 #[derive(Debug)]
@@ -93,9 +97,11 @@ impl Breaker {
         Changes(self.state.subscribe())
     }
 
-    fn open(&self, until: Instant, waits: u32) -> State {
+    fn open(&self, waits: u32, asked: Option<Duration>) -> State {
         self.metrics.sink_down.set(1);
-        State::Open { until, waits }
+        let own = self.retry.wait(waits, None).min(LONGEST_PAUSE);
+        let pause = asked.map_or(own, |asked| own.max(asked.min(LONGEST_ASKED_WAIT)));
+        State::Open { until: Instant::now() + pause, waits: waits.saturating_add(1) }
     }
 }
 
@@ -141,16 +147,16 @@ impl Permit {
     /// The sink is not available; `error` says why, and `asked` when it wants to be called again.
     pub fn failed(mut self, error: &dyn std::fmt::Display, asked: Option<Duration>) {
         let is_trial = std::mem::take(&mut self.is_trial);
-        let (breaker, now) = (&self.breaker, Instant::now());
+        let breaker = &self.breaker;
         breaker.state.send_if_modified(|state| {
             let before = *state;
             match before {
                 State::Trying { waits } if is_trial => {
-                    *state = breaker.open(now + breaker.retry.wait(waits, asked), waits.saturating_add(1));
+                    *state = breaker.open(waits, asked);
                 }
                 State::Closed { failures } if asked.is_some() || failures + 1 >= FAILURES_OF_AN_OUTAGE => {
                     tracing::warn!(%error, "sink unavailable; waiting for it");
-                    *state = breaker.open(now + breaker.retry.wait(0, asked), 1);
+                    *state = breaker.open(0, asked);
                 }
                 State::Closed { failures } => *state = State::Closed { failures: failures + 1 },
                 State::Trying { .. } | State::Open { .. } => {}
@@ -243,7 +249,8 @@ mod tests {
             waits.push(until - Instant::now());
             permit(&breaker, until).failed(&"500", None);
         }
-        assert!(waits[0] <= Duration::from_secs(2) && waits[3] > Duration::from_secs(6), "{waits:?}");
+        assert!(waits[0] <= Duration::from_secs(2), "{waits:?}");
+        assert!(waits[3] > Duration::from_secs(4) && waits[3] <= LONGEST_PAUSE, "{waits:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::assignment::Assignment;
@@ -64,7 +64,7 @@ impl Commits {
         let thread = thread::Builder::new().name("commits".to_owned()).spawn(move || {
             for offsets in requested {
                 let asked = Instant::now();
-                let result = list(&topic, &offsets).and_then(|list| consumer.commit(&list, CommitMode::Sync));
+                let result = commit(&consumer, &topic, &offsets);
                 if answered.send(Answer { offsets, result, took: asked.elapsed() }).is_err() {
                     break;
                 }
@@ -147,12 +147,25 @@ impl Commits {
     }
 }
 
-fn list(topic: &str, offsets: &[(i32, Commit)]) -> KafkaResult<TopicPartitionList> {
+/// Brokers may be told to keep less metadata than what is said here (`offset.metadata.max.bytes`): then the offset alone is
+/// committed, and what is done beyond it may be repeated.
+fn commit(consumer: &BaseConsumer<GroupContext>, topic: &str, offsets: &Offsets) -> KafkaResult<()> {
+    let committed = consumer.commit(&list(topic, offsets, true)?, CommitMode::Sync);
+    match committed.as_ref().map_err(KafkaError::rdkafka_error_code) {
+        Err(Some(RDKafkaErrorCode::OffsetMetadataTooLarge)) => {
+            tracing::debug!("the broker keeps less metadata than what is done beyond the watermark");
+            consumer.commit(&list(topic, offsets, false)?, CommitMode::Sync)
+        }
+        Ok(()) | Err(_) => committed,
+    }
+}
+
+fn list(topic: &str, offsets: &[(i32, Commit)], with_metadata: bool) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::with_capacity(offsets.len());
     for (partition, Commit { offset, metadata, .. }) in offsets {
         let mut element = list.add_partition(topic, *partition);
         element.set_offset(Offset::Offset(*offset))?;
-        if !metadata.is_empty() {
+        if with_metadata && !metadata.is_empty() {
             element.set_metadata(metadata);
         }
     }
