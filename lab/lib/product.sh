@@ -64,13 +64,33 @@ demo_make() {
 loaded_ready() { node_has_image "$(product_image)" && node_has_image "$(demo_image)"; }
 loaded_make() { load_images "$(product_image)" "$(demo_image)"; }
 
-# Kafka and PostgreSQL alone, where they are not installed yet.
-brokers_ready() { [[ -n $(release_records backends shop deployed) ]] && say installed; }
-brokers_make() { helm_upgrade backends shop "$ROOT/charts/demo-backends" --set httpSink.enabled=false; }
+# Kafka and PostgreSQL alone, where they are not installed yet. After the node was started anew, its pods still count as
+# ready by what was known of them before: so both are asked.
+brokers_ready() { brokers_installed && brokers_answer && say running; }
+brokers_make() {
+  if ! brokers_installed; then
+    helm_upgrade backends shop "$ROOT/charts/demo-backends" --set httpSink.enabled=false || return
+  fi
+  await_brokers
+}
+
+brokers_installed() { [[ -n $(release_records backends shop deployed) ]]; }
+brokers_answer() {
+  kube --namespace shop exec kafka-0 -- kafka-topics.sh --bootstrap-server localhost:9092 --list > /dev/null 2>&1 \
+    && kube --namespace shop exec postgres-0 -- pg_isready -q -h 127.0.0.1 > /dev/null 2>&1
+}
+await_brokers() {
+  local deadline=$((SECONDS + ROLLOUT_SECONDS))
+  until brokers_answer; do
+    ((SECONDS < deadline)) || { say "Kafka or PostgreSQL does not answer within $ROLLOUT_SECONDS s" && return 1; }
+    sleep 1
+  done
+}
 
 backends_make() {
   helm_upgrade backends shop "$ROOT/charts/demo-backends" \
-    --set "httpSink.image=$(demo_image)"
+    --set "httpSink.image=$(demo_image)" || return
+  await_brokers
 }
 backends_ready() { return 1; }
 

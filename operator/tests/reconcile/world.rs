@@ -40,6 +40,19 @@ const QUIET_ATTEMPTS: usize = 10;
 
 static CRD_INSTALLED: OnceCell<()> = OnceCell::const_new();
 
+/// A handle whose broker has answered: one that was only just started may stay silent for longer than a request waits.
+async fn answered_admin() -> Admin {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let admin = Admin::new(&connection(), KAFKA_TIMEOUT).unwrap();
+        match admin.describe(&BTreeSet::from(["any".to_owned()])).await {
+            Ok(_) => return admin,
+            Err(error) => assert!(Instant::now() < deadline, "no broker, run lab/up: {error}"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// Namespace, clients and the operator's context of one scenario.
 pub(crate) struct World {
     pub(crate) client: Client,
@@ -106,13 +119,8 @@ impl World {
             kafka_timeout: KAFKA_TIMEOUT,
             finalizer_timeout,
         };
-        Self {
-            client,
-            context: Arc::new(Context::new(watched, options, Metrics::default())),
-            namespace,
-            admin: Admin::new(&connection(), KAFKA_TIMEOUT).unwrap(),
-            writes,
-        }
+        let context = Arc::new(Context::new(watched, options, Metrics::default()));
+        Self { client, context, namespace, admin: answered_admin().await, writes }
     }
 
     /// A topic name that no other scenario has.
