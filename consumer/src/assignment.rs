@@ -9,11 +9,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
 use crate::at_most_once::AtMostOnce;
-use crate::config::Delivery;
 use crate::deliver::Deliverer;
+use crate::exactly_once::ExactlyOnce;
 use crate::lanes::Lanes;
 use crate::offsets::{Admission, Commit, OffsetTracker, Start};
 use crate::record::Record;
+use crate::serial::Serial;
+use crate::start_offsets::Guarantee;
 use crate::worker::{Lease, Report, Reporter};
 
 /// A partition is paused when this many of its records are not done: enough for several batches, so that a worker
@@ -49,6 +51,7 @@ pub struct Assignment {
 
 struct Assigned {
     lease: Lease,
+    guarantee: Guarantee,
     tracker: OffsetTracker,
     queue: UnboundedSender<Record>,
     stop: CancellationToken,
@@ -79,18 +82,23 @@ impl WorkerSpawner {
         lease: Lease,
         records: UnboundedReceiver<Record>,
         stop: CancellationToken,
+        guarantee: Guarantee,
     ) -> JoinHandle<()> {
         let reporter = Reporter { lease, reports: self.reports.clone() };
         let deliverer = Arc::clone(&self.deliverer);
         let (lanes, batch_max_records) = (self.lanes, self.batch_max_records);
-        match deliverer.delivery {
-            Delivery::AtMostOnce => {
-                let worker = AtMostOnce { reporter, records, deliverer, stop, batch_max_records };
-                self.runtime.spawn(worker.run())
+        match guarantee {
+            Guarantee::AtMostOnce => {
+                let serial = Serial { reporter, records, deliverer, stop, batch_max_records };
+                self.runtime.spawn(AtMostOnce(serial).run())
             }
-            Delivery::AtLeastOnce => {
+            Guarantee::AtLeastOnce => {
                 let worker = Lanes { reporter, records, deliverer, stop, lanes, batch_max_records };
                 self.runtime.spawn(worker.run())
+            }
+            Guarantee::ExactlyOnce(claimed) => {
+                let serial = Serial { reporter, records, deliverer, stop, batch_max_records };
+                self.runtime.spawn(ExactlyOnce::new(serial, claimed).run())
             }
         }
     }
@@ -104,17 +112,33 @@ impl Assignment {
     }
 
     /// Starts a worker for `partition`, which is read from `start`.
-    pub fn assign(&mut self, partition: i32, start: Start) {
+    pub fn assign(&mut self, partition: i32, start: Start, guarantee: Guarantee) {
         self.leases += 1;
         let lease = Lease { partition, number: self.leases };
         let (queue, records) = unbounded_channel();
         let stop = CancellationToken::new();
-        let task = self.spawner.spawn(lease, records, stop.clone());
+        let task = self.spawner.spawn(lease, records, stop.clone(), guarantee);
         let tracker = OffsetTracker::starting_at(start);
-        let assigned = Assigned { lease, tracker, queue, stop, task, paused: false, ended: false };
+        let assigned = Assigned { lease, guarantee, tracker, queue, stop, task, paused: false, ended: false };
         if let Some(forgotten) = self.partitions.insert(partition, assigned) {
             forgotten.task.abort();
         }
+    }
+
+    /// Starts a worker for `partition` in place of the one before, about whose log nothing is known any more.
+    /// Returns what [`Assignment::release`] does.
+    pub fn restart(&mut self, partition: i32) -> usize {
+        let Some(assigned) = self.partitions.get(&partition) else { return 0 };
+        let guarantee = assigned.guarantee;
+        let undone = self.release(partition);
+        self.assign(partition, Start::default(), guarantee);
+        undone
+    }
+
+    /// Whether `lease` still holds.
+    #[must_use]
+    pub fn holds(&self, lease: Lease) -> bool {
+        self.partitions.get(&lease.partition).is_some_and(|assigned| assigned.lease == lease)
     }
 
     /// Hands `record` to its partition's worker.

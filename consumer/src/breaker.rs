@@ -22,7 +22,7 @@ const FAILURES_OF_AN_OUTAGE: u32 = 5;
 
 /// Longest pause between two trials, where the sink named no time: an outage costs it a call every few seconds, and what came in
 /// the meantime waits no longer than that after its end, or for the failures of one event alone to be told from an outage.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The breaker of one sink.
 #[derive(Debug)]

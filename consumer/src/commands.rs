@@ -3,7 +3,9 @@
 mod replay;
 mod show;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -170,7 +172,8 @@ impl Desk {
         Ok(shelf)
     }
 
-    /// Marks the open letters of `keys` as ended.
+    /// Marks the open letters of `keys` as ended. Records of a key that a member read before it saw the mark follow the letters all
+    /// the same; so it is looked again until there are none.
     fn end(
         &self,
         keys: &[String],
@@ -178,26 +181,26 @@ impl Desk {
         reason: Option<&str>,
         out: &mut impl Write,
     ) -> anyhow::Result<()> {
-        let shelf = self.shelf()?;
-        let mut missing = 0;
-        for key in keys {
-            let Some(letters) = shelf.open.get(key.as_bytes()) else {
-                writeln!(out, "{key}: no open letters")?;
-                missing += 1;
-                continue;
-            };
-            let mut partitions: Vec<i32> = letters.iter().map(|letter| letter.place.0).collect();
-            partitions.dedup();
-            for partition in partitions {
-                let places = letters.iter().map(|letter| letter.place).filter(|place| place.0 == partition);
-                self.mark(key.as_bytes(), partition, places.map(|place| place.1), (ending, reason))?;
+        let mut ended: BTreeMap<&str, usize> = BTreeMap::new();
+        for _round in 0..MOST_ROUNDS {
+            let shelf = self.shelf()?;
+            let open: Vec<_> =
+                keys.iter().filter_map(|key| Some((key, shelf.open.get(key.as_bytes())?))).collect();
+            if open.is_empty() {
+                return told(keys, &ended, ending, out);
             }
-            writeln!(out, "{key}: {} letters {}", letters.len(), ending.name())?;
+            for (key, letters) in open {
+                let partitions: BTreeSet<i32> = letters.iter().map(|letter| letter.place.0).collect();
+                for partition in partitions {
+                    let places =
+                        letters.iter().map(|letter| letter.place).filter(|place| place.0 == partition);
+                    self.mark(key.as_bytes(), partition, places.map(|place| place.1), (ending, reason))?;
+                }
+                *ended.entry(key).or_default() += letters.len();
+            }
+            thread::sleep(SETTLED);
         }
-        if missing > 0 {
-            bail!("{missing} of {} keys have no open letters", keys.len());
-        }
-        Ok(())
+        bail!("letters of these keys kept arriving: is the group's consumer running and up to date?");
     }
 
     fn mark(
@@ -214,6 +217,25 @@ impl Desk {
         self.runtime.block_on(self.writer.mark(key, partition, &mark))?;
         Ok(())
     }
+}
+
+fn told(
+    keys: &[String],
+    ended: &BTreeMap<&str, usize>,
+    ending: Ending,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    for key in keys {
+        match ended.get(key.as_str()) {
+            Some(letters) => writeln!(out, "{key}: {letters} letters {}", ending.name())?,
+            None => writeln!(out, "{key}: no open letters")?,
+        }
+    }
+    let missing = keys.iter().filter(|key| !ended.contains_key(key.as_str())).count();
+    if missing > 0 {
+        bail!("{missing} of {} keys have no open letters", keys.len());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::assignment::Assignment;
 use crate::config::{Delivery, Subscription};
+use crate::done_map::kept_by_sink;
 use crate::metrics::ConsumerMetrics;
 use crate::offsets::Commit;
 use crate::rebalance::GroupContext;
@@ -60,11 +61,11 @@ impl Commits {
     ) -> std::io::Result<Self> {
         let (requests, requested) = channel::<Offsets>();
         let (answered, answers) = channel();
-        let topic = subscription.topic.clone();
+        let (topic, delivery) = (subscription.topic.clone(), subscription.delivery);
         let thread = thread::Builder::new().name("commits".to_owned()).spawn(move || {
             for offsets in requested {
                 let asked = Instant::now();
-                let result = commit(&consumer, &topic, &offsets);
+                let result = commit(&consumer, &topic, delivery, &offsets);
                 if answered.send(Answer { offsets, result, took: asked.elapsed() }).is_err() {
                     break;
                 }
@@ -149,23 +150,41 @@ impl Commits {
 
 /// Brokers may be told to keep less metadata than what is said here (`offset.metadata.max.bytes`): then the offset alone is
 /// committed, and what is done beyond it may be repeated.
-fn commit(consumer: &BaseConsumer<GroupContext>, topic: &str, offsets: &Offsets) -> KafkaResult<()> {
-    let committed = consumer.commit(&list(topic, offsets, true)?, CommitMode::Sync);
+fn commit(
+    consumer: &BaseConsumer<GroupContext>,
+    topic: &str,
+    delivery: Delivery,
+    offsets: &Offsets,
+) -> KafkaResult<()> {
+    let full = |commit: &Commit| match delivery {
+        Delivery::ExactlyOnce => kept_by_sink(&commit.metadata),
+        Delivery::AtMostOnce | Delivery::AtLeastOnce => commit.metadata.clone(),
+    };
+    let committed = consumer.commit(&list(topic, offsets, full)?, CommitMode::Sync);
     match committed.as_ref().map_err(KafkaError::rdkafka_error_code) {
         Err(Some(RDKafkaErrorCode::OffsetMetadataTooLarge)) => {
             tracing::debug!("the broker keeps less metadata than what is done beyond the watermark");
-            consumer.commit(&list(topic, offsets, false)?, CommitMode::Sync)
+            let short = |_: &Commit| match delivery {
+                Delivery::ExactlyOnce => kept_by_sink(""),
+                Delivery::AtMostOnce | Delivery::AtLeastOnce => String::new(),
+            };
+            consumer.commit(&list(topic, offsets, short)?, CommitMode::Sync)
         }
         Ok(()) | Err(_) => committed,
     }
 }
 
-fn list(topic: &str, offsets: &[(i32, Commit)], with_metadata: bool) -> KafkaResult<TopicPartitionList> {
+fn list(
+    topic: &str,
+    offsets: &[(i32, Commit)],
+    metadata: impl Fn(&Commit) -> String,
+) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::with_capacity(offsets.len());
-    for (partition, Commit { offset, metadata, .. }) in offsets {
+    for (partition, commit) in offsets {
         let mut element = list.add_partition(topic, *partition);
-        element.set_offset(Offset::Offset(*offset))?;
-        if with_metadata && !metadata.is_empty() {
+        element.set_offset(Offset::Offset(commit.offset))?;
+        let metadata = metadata(commit);
+        if !metadata.is_empty() {
             element.set_metadata(metadata);
         }
     }

@@ -21,6 +21,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// partitions are lost in any case; librdkafka's own attempts to reconnect are at most 10 s apart.
 const DEAF_AFTER: Duration = Duration::from_secs(15);
 
+/// Partitions that wait longer than this are worth a line in the log: reading a long dead-letter topic takes some seconds.
+const WAITING_IS_SAID_AFTER: Duration = Duration::from_secs(5);
+
 /// Readiness follows from the brokers knowing the topic, not from having partitions of it: with more members than
 /// partitions some have none, and are ready to take over.
 pub struct Connection {
@@ -32,13 +35,23 @@ pub struct Connection {
     last_probe: Option<Instant>,
     /// Since when no broker answers.
     silent_since: Option<Instant>,
+    /// Since when partitions wait to be begun, and whether that was said.
+    waiting: Option<(Instant, bool)>,
 }
 
 impl Connection {
     /// Nothing is known yet.
     #[must_use]
     pub const fn unknown(health: Health, topic: String) -> Self {
-        Self { health, topic, ready: false, logged: BTreeSet::new(), last_probe: None, silent_since: None }
+        Self {
+            health,
+            topic,
+            ready: false,
+            logged: BTreeSet::new(),
+            last_probe: None,
+            silent_since: None,
+            waiting: None,
+        }
     }
 
     /// Asks the brokers for the topic, unless they were asked just now.
@@ -100,6 +113,20 @@ impl Connection {
             ) => self.stuck(error.to_string()),
             _ => tracing::debug!(topic = self.topic, %error, "polling failed; librdkafka goes on"),
         }
+    }
+
+    /// Partitions that the group gave this member wait, because of `problem`. Said once, if it is not over soon.
+    pub fn waits(&mut self, problem: &str) {
+        let (since, is_said) = self.waiting.get_or_insert_with(|| (Instant::now(), false));
+        if !*is_said && since.elapsed() >= WAITING_IS_SAID_AFTER {
+            *is_said = true;
+            tracing::warn!(topic = self.topic, problem, "partitions wait to be begun; trying on");
+        }
+    }
+
+    /// They do no more.
+    pub fn waits_no_more(&mut self) {
+        self.waiting = None;
     }
 
     fn silent(&mut self, problem: String) {

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use order_events::OrderId;
+
 use crate::breaker::{Breaker, Permit};
-use crate::config::Delivery;
 use crate::dead_letter::tail::Stuck;
 use crate::dead_letter::{Cause, DeadLetterError, DeadLetters};
 use crate::metrics::{ConsumerMetrics, count};
 use crate::record::{Record, Undecodable};
 use crate::retry::RetryPolicy;
-use crate::sink::{Decoded, Sink, SinkError};
+use crate::sink::{Applied, Claimed, Decoded, Sink, SinkError};
+use crate::versions::{Seen, Versions};
 
 /// What delivering needs; shared by the workers of all partitions.
 pub struct Deliverer {
@@ -21,10 +23,10 @@ pub struct Deliverer {
     pub dead_letters: DeadLetters,
     /// The keys whose records go there too.
     pub stuck: Stuck,
+    /// Whether they do: not in an at-most-once group, which does not look whether a key was let go.
+    pub sticky: bool,
     /// How failures are retried.
     pub retry: RetryPolicy,
-    /// The group's guarantee.
-    pub delivery: Delivery,
     /// Where it is counted.
     pub metrics: ConsumerMetrics,
 }
@@ -36,11 +38,35 @@ impl Deliverer {
     /// [`SinkError`]; the breaker knows already.
     pub async fn call(&self, events: &[Decoded], permit: Permit) -> Result<(), SinkError> {
         let outcome = self.sink.deliver(events).await;
-        match &outcome {
-            Ok(()) => {
-                permit.answered();
-                self.count_delivered(events);
-            }
+        if self.tell(permit, &outcome) {
+            self.count_delivered(events);
+        }
+        outcome
+    }
+
+    /// Gives `events` to the sink, once, and has it move the partition's place.
+    ///
+    /// # Errors
+    /// [`SinkError`]; the breaker knows already.
+    pub async fn apply(
+        &self,
+        claimed: &Claimed,
+        events: &[Decoded],
+        until: i64,
+        permit: Permit,
+    ) -> Result<Applied, SinkError> {
+        let outcome = self.sink.apply(claimed, events, until).await;
+        self.tell(permit, &outcome);
+        if let Ok(Applied::Moved) = outcome {
+            self.count_delivered(events);
+        }
+        outcome
+    }
+
+    /// Says to the breaker and to the metrics what came of a call; whether the sink did what it was asked for.
+    fn tell<T>(&self, permit: Permit, outcome: &Result<T, SinkError>) -> bool {
+        match outcome {
+            Ok(_) => permit.answered(),
             Err(error) => {
                 count(&self.metrics.sink_errors, "kind", error.kind());
                 match error {
@@ -49,7 +75,18 @@ impl Deliverer {
                 }
             }
         }
-        outcome
+        outcome.is_ok()
+    }
+
+    /// Says so where `event` shows that versions of its order are missing.
+    pub fn count_missing(&self, versions: &Versions, partition: i32, (order, version): (OrderId, i64)) {
+        if let Seen::Missing { from } = versions.look(order, version) {
+            self.metrics.missing.inc();
+            tracing::error!(
+                partition, order_id = %order, version, missing_from = from,
+                "versions of the order are missing before this one"
+            );
+        }
     }
 
     /// Writes `record` to the dead-letter topic, once.
@@ -61,8 +98,8 @@ impl Deliverer {
         match &written {
             Ok((letters, place)) => {
                 // Before the tail has read it: the next record of the key must follow.
-                if let Some(key) = &record.key {
-                    self.stuck.keys().letter(key, *letters, *place);
+                if let Some(key) = record.key.as_ref().filter(|_| self.sticky) {
+                    self.stuck.keys().written(key, *letters, *place);
                 }
                 let (partition, offset) = (record.partition, record.offset);
                 count(&self.metrics.dead_lettered, "reason", cause.reason);

@@ -11,8 +11,23 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 /// Form of the text. Metadata of another form is nobody's we know, and counts as none: at worst something is repeated.
 const VERSION: &str = "1:";
-/// Most that a broker keeps of one offset's metadata, in bytes (`offset.metadata.max.bytes`, by default).
-pub const LIMIT_BYTES: usize = 4096;
+/// Stands before the rest in a commit of an exactly-once group: the place that counts is the one its sink keeps. A commit of
+/// anybody else, such as of a person who resets offsets, has none, and counts itself.
+const KEPT_BY_SINK: char = 'E';
+/// Most that a broker keeps of one offset's metadata, in bytes (`offset.metadata.max.bytes`, by default), but for that mark.
+pub const LIMIT_BYTES: usize = 4096 - KEPT_BY_SINK.len_utf8();
+
+/// `text`, marked: the sink keeps the place.
+#[must_use]
+pub fn kept_by_sink(text: &str) -> String {
+    format!("{KEPT_BY_SINK}{text}")
+}
+
+/// Whether a commit says that the sink keeps the place.
+#[must_use]
+pub fn is_kept_by_sink(text: &str) -> bool {
+    text.starts_with(KEPT_BY_SINK)
+}
 
 /// Offsets that are done, as runs `[from, until)`, rising and apart from one another.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -70,6 +85,7 @@ impl Runs {
     }
 
     fn read(text: &str, watermark: i64) -> Option<Self> {
+        let text = text.strip_prefix(KEPT_BY_SINK).unwrap_or(text);
         let bytes = STANDARD_NO_PAD.decode(text.strip_prefix(VERSION)?).ok()?;
         let (mut rest, mut at, mut runs) = (bytes.as_slice(), watermark, Self::default());
         while !rest.is_empty() {
@@ -126,7 +142,9 @@ mod tests {
                 runs.push(at + gap, at + gap + length);
                 at += gap + length;
             }
-            prop_assert_eq!(Runs::decode(&runs.encode(watermark), watermark), runs);
+            let text = runs.encode(watermark);
+            prop_assert_eq!(&Runs::decode(&kept_by_sink(&text), watermark), &runs);
+            prop_assert_eq!(Runs::decode(&text, watermark), runs);
         }
 
         #[test]

@@ -16,7 +16,7 @@ use crate::breaker::{Changes, Pass, Permit};
 use crate::deliver::Deliverer;
 use crate::keys::{Key, Keys};
 use crate::record::Record;
-use crate::turn::{Portion, Work};
+use crate::turn::{Done, Portion, Work};
 use crate::versions::{Seen, Versions};
 use crate::worker::Reporter;
 
@@ -70,7 +70,7 @@ impl Lanes {
     /// Begins turns while there are lanes, work and a sink to be called. Returns when to look again, if nothing happens before.
     fn begin_turns(&self, partition: &mut Partition, turns: &mut JoinSet<Vec<Portion>>) -> Option<Instant> {
         let mut look_at = partition.keys.next_wake();
-        while turns.len() < self.lanes && partition.keys.has_work() {
+        while turns.len() < self.lanes && partition.keys.has_work() && !self.stop.is_cancelled() {
             let permit = match self.deliverer.breaker.pass(Instant::now()) {
                 Pass::Go(permit) => permit,
                 Pass::NotBefore(until) => {
@@ -81,8 +81,8 @@ impl Lanes {
             };
             let portions = self.take(partition, &permit);
             if !portions.is_empty() {
-                let deliverer = Arc::clone(&self.deliverer);
-                turns.spawn(async move { deliverer.turn(portions, permit).await });
+                let (deliverer, stop) = (Arc::clone(&self.deliverer), self.stop.clone());
+                turns.spawn(async move { deliverer.turn(portions, permit, &stop).await });
             }
         }
         look_at
@@ -132,18 +132,22 @@ impl Lanes {
     /// Keeps what is left of `portion` and reports what is done.
     fn end(&self, partition: &mut Partition, portion: Portion) {
         let Portion { key, left, done, pause, .. } = portion;
-        for (order, version) in done.iter().filter_map(|done| done.event) {
-            if let Seen::Missing { from } = partition.versions.look(order, version) {
-                self.deliverer.metrics.missing.inc();
-                tracing::error!(
-                    partition = self.reporter.lease.partition, order_id = %order, version, missing_from = from,
-                    "versions of the order are missing before this one"
-                );
-            }
-            partition.versions.record(order, version);
+        for done in &done {
+            self.learn(partition, done);
         }
         self.reporter.done(done.iter().map(|done| done.offset).collect());
         partition.keys.settle(key, left.into_iter(), pause.map(|pause| Instant::now() + pause));
+    }
+
+    fn learn(&self, Partition { versions, .. }: &mut Partition, done: &Done) {
+        match done.event {
+            Some((order, version)) if done.delivered => {
+                self.deliverer.count_missing(versions, self.reporter.lease.partition, (order, version));
+                versions.record(order, version);
+            }
+            Some((order, _)) => versions.forget(order),
+            None => {}
+        }
     }
 
     /// Completions come before new records: they make room and move the watermark.

@@ -6,7 +6,7 @@
 //!                    │ rebalance: what changed, answered as a step of the loop                   │
 //!                    └──────────────▲──────────────────────┬─────────────────────────────────────┘
 //!                          reports: done, commit first     ▼
-//!                                   └── lanes | at_most_once ─▶ breaker ─▶ sink: postgres | http
+//!                                   └── lanes | at_most_once | exactly_once ─▶ breaker ─▶ sink: postgres | http
 //!                                                            └──────────▶ dead_letter
 //! ```
 //!
@@ -32,7 +32,9 @@ pub mod lanes;
 pub mod keys;
 pub mod versions;
 pub mod turn;
+pub mod serial;
 pub mod at_most_once;
+pub mod exactly_once;
 pub mod deliver;
 pub mod breaker;
 pub mod retry;

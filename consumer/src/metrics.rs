@@ -42,6 +42,8 @@ pub struct ConsumerMetrics {
     pub commit_errors: Counter,
     /// Times the group's member was made anew because it heard of no broker.
     pub members_replaced: Counter,
+    /// Times somebody else claimed a partition of this member at the sink.
+    pub fenced: Counter,
     /// Records read and not done.
     pub in_flight: Gauge,
     /// Partitions this member has.
@@ -71,6 +73,7 @@ impl ConsumerMetrics {
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
             commit_errors: Counter::default(),
             members_replaced: Counter::default(),
+            fenced: Counter::default(),
             in_flight: Gauge::default(),
             assigned_partitions: Gauge::default(),
             // 2 ms to 18 h: the path takes some milliseconds, a backlog may be a night old.
@@ -126,6 +129,10 @@ impl ConsumerMetrics {
             self.dead_letter_blocked.clone(),
         );
         registry.register("lost", "Records given up by an at-most-once group", self.lost.clone());
+        self.describe_group(registry);
+    }
+
+    fn describe_group(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "commit",
             "Time from a commit's request to the broker's answer",
@@ -137,6 +144,11 @@ impl ConsumerMetrics {
             "members_replaced",
             "Times the group's member was made anew because it heard of no broker",
             self.members_replaced.clone(),
+        );
+        registry.register(
+            "fenced",
+            "Times somebody else claimed a partition of this member at the sink",
+            self.fenced.clone(),
         );
         registry.register("in_flight", "Records read and not done", self.in_flight.clone());
         registry.register(

@@ -59,6 +59,8 @@ pub struct OffsetTracker {
     progress: u64,
     confirmed: u64,
     metadata_bytes: usize,
+    /// What was read and done when there was nothing to commit.
+    without_news: Option<(Option<i64>, u64)>,
 }
 
 impl OffsetTracker {
@@ -97,11 +99,16 @@ impl OffsetTracker {
 
     /// What the broker does not know yet, if anything.
     pub fn to_commit(&mut self) -> Option<Commit> {
+        // It is asked often: what had no news has none until something is read or done.
+        if self.without_news == Some((self.next, self.progress)) {
+            return None;
+        }
         let watermark = self.watermark()?;
         let has_moved = self.committed.is_none_or(|committed| committed < watermark);
         let metadata = self.done_from(watermark).encode(watermark);
         self.metadata_bytes = metadata.len();
         let is_news = has_moved || (self.confirmed < self.progress && !metadata.is_empty());
+        self.without_news = (!is_news).then_some((self.next, self.progress));
         is_news.then_some(Commit { offset: watermark, metadata, progress: self.progress })
     }
 
@@ -117,10 +124,11 @@ impl OffsetTracker {
         self.confirmed = self.confirmed.max(commit.progress);
     }
 
-    /// Whether what is done beyond the watermark nearly fills a commit: then the partition must wait for the watermark.
+    /// Whether what is done beyond the watermark nearly fills a commit: then the partition must wait for the watermark. It moves
+    /// only if something is under way: of what was done before this member had the partition, reading on makes less.
     #[must_use]
-    pub const fn is_crowded(&self) -> bool {
-        self.metadata_bytes >= CROWDED_BYTES
+    pub fn is_crowded(&self) -> bool {
+        !self.undone.is_empty() && self.metadata_bytes >= CROWDED_BYTES
     }
 
     /// Records that are not done though their offset is committed: what an at-most-once group loses when its
@@ -257,6 +265,21 @@ mod tests {
         assert!(tracker.to_commit().is_some() && tracker.is_crowded());
         (0..2800).for_each(|offset| tracker.done(offset));
         assert!(tracker.to_commit().is_some() && !tracker.is_crowded());
+    }
+
+    #[test]
+    fn a_successor_of_a_crowded_partition_reads_on() {
+        let mut tracker = handed_over(0..3000);
+        (1..3000).step_by(2).for_each(|offset| tracker.done(offset));
+        let commit = tracker.to_commit().expect("news");
+        let done = Runs::decode(&commit.metadata, commit.offset);
+        let mut successor = OffsetTracker::starting_at(Start { offset: Some(commit.offset), done });
+        for offset in (0..400).filter(|offset| offset % 2 == 0) {
+            assert_eq!(successor.handed_over(offset, 1), Admission::Work);
+            successor.done(offset);
+            let _ = successor.to_commit();
+            assert!(!successor.is_crowded(), "nothing is under way at {offset}");
+        }
     }
 
     /// Sparse rising offsets with sizes, and an order in which they finish; not all of them do.

@@ -1,8 +1,10 @@
 //! The consumer loop: one thread that owns the Kafka client, its offsets and the assignment.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+mod release;
+
+use std::sync::mpsc::Receiver;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -16,10 +18,10 @@ use crate::connection::Connection;
 use crate::dead_letter::tail::Tail;
 use crate::member::{Member, MemberError};
 use crate::metrics::{ConsumerMetrics, gauge};
-use crate::offsets::{Commit, Start};
-use crate::rebalance::{Change, unassign};
+use crate::offsets::Commit;
+use crate::rebalance::Change;
 use crate::record::Record;
-use crate::start_offsets::{Place, starting_at};
+use crate::start_offsets::{Claimant, Place, StartError, starting_at};
 use crate::worker::{Lease, Report};
 
 /// Name of the loop's heartbeat.
@@ -33,11 +35,6 @@ const BUSY_POLL: Duration = Duration::from_millis(5);
 const IDLE_POLL: Duration = Duration::from_millis(50);
 /// Records taken in a row before the loop looks at everything else.
 const POLL_BURST: usize = 500;
-/// How long a partition that goes to another member may finish what it has in hand. Within the brokers' patience
-/// with a rebalance (`max.poll.interval.ms`, 5 minutes) and long enough for a slow batch.
-const REVOKE_DRAIN: Duration = Duration::from_secs(10);
-/// A last commit is tried this often before its records are left to be repeated.
-const COMMIT_ATTEMPTS: u32 = 3;
 /// Between two tries of a last commit, or of an answer to a rebalance.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -49,6 +46,10 @@ pub struct PollLoop {
     pub tail: Tail,
     /// Who it is.
     pub subscription: Subscription,
+    /// Whom it asks for places that the sink keeps.
+    pub claimant: Claimant,
+    /// Whether somebody who is not of the group has claimed a partition at the sink.
+    pub fenced: bool,
     /// What it has.
     pub assignment: Assignment,
     /// What workers tell.
@@ -63,6 +64,8 @@ pub struct PollLoop {
     pub shutdown: CancellationToken,
     /// How long draining may take after that.
     pub shutdown_drain: Duration,
+    /// How long a partition that goes to another member may finish what it has in hand.
+    pub revoke_drain: Duration,
 }
 
 /// Why the loop ended other than by being asked to.
@@ -108,10 +111,10 @@ impl PollLoop {
             self.answer_rebalances()?;
             self.resume_where_there_is_room();
             self.poll_records()?;
-            self.tail.follow();
+            self.follow_dead_letters()?;
             self.member.commits.progress(&mut self.assignment);
             self.connection.probe(&self.member.client);
-            self.replace_deaf_member()?;
+            self.replace_member_in_vain()?;
             self.show();
         }
         Ok(())
@@ -132,6 +135,7 @@ impl PollLoop {
                 // A worker that is gone meanwhile needs no answer.
                 let _ = committed.send(self.commit_first(lease, offset));
             }
+            Report::Fenced { lease } => self.fenced |= self.assignment.holds(lease),
             Report::Ended { lease, panicked } => {
                 if self.assignment.ended(lease) {
                     return Err(PollError::Worker { partition: lease.partition, panicked });
@@ -167,29 +171,37 @@ impl PollLoop {
 
     /// `false` when it is not known yet where to start, or which keys are stuck.
     fn assign(&mut self, list: &TopicPartitionList) -> Result<bool, PollError> {
-        if list.count() > 0 && self.subscription.delivery == Delivery::AtLeastOnce {
+        if list.count() > 0 && self.subscription.delivery != Delivery::AtMostOnce {
             match self.tail.catch_up() {
                 Ok(true) => {}
-                Ok(false) => return Ok(false),
+                Ok(false) => {
+                    self.connection.waits("the dead-letter topic is not read to its end");
+                    return Ok(false);
+                }
                 Err(error) => {
+                    self.connection.waits(&format!("the dead-letter topic can't be read: {error}"));
                     self.connection.poll_failed(&error);
                     return Ok(false);
                 }
             }
         }
-        let Subscription { topic, start_from, .. } = &self.subscription;
-        let places = match starting_at(&self.member.client, topic, *start_from, list) {
+        let places = match starting_at(&self.member.client, &self.subscription, &self.claimant, list) {
             Ok(places) => places,
-            Err(error) => {
+            Err(StartError::Kafka(error)) => {
                 self.connection.poll_failed(&error);
                 return Ok(false);
             }
+            Err(error @ StartError::Claim { .. }) => {
+                self.connection.waits(&format!("{:#}", anyhow::Error::from(error)));
+                return Ok(false);
+            }
         };
+        self.connection.waits_no_more();
         let list = self.starting_list(&places).map_err(PollError::Assign)?;
         self.member.client.incremental_assign(&list).map_err(PollError::Assign)?;
         let partitions = partitions(&list);
-        for Place { partition, start, .. } in places {
-            self.assignment.assign(partition, start);
+        for Place { partition, start, guarantee, .. } in places {
+            self.assignment.assign(partition, start, guarantee);
         }
         // A partition that comes back may still be paused from before.
         self.resume(&partitions);
@@ -203,28 +215,6 @@ impl PollLoop {
             list.add_partition_offset(&self.subscription.topic, *partition, *from)?;
         }
         Ok(list)
-    }
-
-    /// Drain to a deadline, commit, release: in this order, so that the next owner starts where this one ended.
-    fn revoke(&mut self, list: &TopicPartitionList) -> Result<(), PollError> {
-        let partitions = partitions(list);
-        self.drain(&partitions, Instant::now() + REVOKE_DRAIN)?;
-        self.release(&partitions);
-        tracing::info!(group = self.subscription.group, ?partitions, "partitions revoked");
-        unassign(&self.member.client, list).map_err(PollError::Assign)
-    }
-
-    /// Others may have these partitions already: stop at once and commit nothing.
-    fn lose(&mut self, list: &TopicPartitionList) -> Result<(), PollError> {
-        let partitions = partitions(list);
-        self.assignment.stop(&partitions);
-        self.forget(&partitions);
-        tracing::warn!(
-            group = self.subscription.group,
-            ?partitions,
-            "partitions lost; what was in flight is repeated"
-        );
-        unassign(&self.member.client, list).map_err(PollError::Assign)
     }
 
     fn resume_where_there_is_room(&mut self) {
@@ -244,6 +234,8 @@ impl PollLoop {
     /// Hands what the brokers sent to the workers; ends early at a rebalance, which must not be overtaken.
     fn poll_records(&mut self) -> Result<(), PollError> {
         let mut wait = if self.assignment.undone() > 0 { BUSY_POLL } else { IDLE_POLL };
+        // One that can't be answered yet keeps nobody from the partitions that stay.
+        let waiting = self.member.client.context().changes();
         for _ in 0..POLL_BURST {
             let polled = self.member.client.poll(wait);
             match polled {
@@ -258,7 +250,7 @@ impl PollLoop {
                 }
                 Some(Err(error)) => self.connection.poll_failed(&error),
             }
-            if self.member.client.context().has_change() {
+            if self.member.client.context().changes() > waiting {
                 return Ok(());
             }
             wait = Duration::ZERO;
@@ -283,8 +275,8 @@ impl PollLoop {
                     "the log starts again before what was read; starting with it"
                 );
                 self.member.commits.settle(&mut self.assignment);
-                self.forget(&[partition]);
-                self.assignment.assign(partition, Start::default());
+                let undone = self.assignment.restart(partition);
+                self.count_lost(partition, undone);
                 self.resume(&[partition]);
                 self.assignment.dispatch(*record);
             }
@@ -298,12 +290,13 @@ impl PollLoop {
     }
 
     /// As partitions are lost: what is in flight is repeated.
-    fn replace_deaf_member(&mut self) -> Result<(), PollError> {
-        if !self.connection.is_deaf() {
+    fn replace_member_in_vain(&mut self) -> Result<(), PollError> {
+        let is_fenced = std::mem::take(&mut self.fenced);
+        if !self.connection.is_deaf() && !is_fenced {
             return Ok(());
         }
-        // The silence is logged already; this repeats for as long as it lasts.
-        tracing::debug!(group = self.subscription.group, "no broker answers; trying with a new client");
+        // Either is logged already; silence repeats this for as long as it lasts.
+        tracing::debug!(group = self.subscription.group, is_fenced, "going on with a new client");
         let owned = self.assignment.owned();
         self.assignment.stop(&owned);
         self.forget(&owned);
@@ -312,69 +305,17 @@ impl PollLoop {
         self.member.replace().map_err(PollError::Replace)
     }
 
+    fn follow_dead_letters(&mut self) -> Result<(), PollError> {
+        if self.subscription.delivery == Delivery::AtMostOnce {
+            return Ok(());
+        }
+        self.tail.follow().map_err(PollError::Tail)
+    }
+
     fn show(&self) {
         self.metrics.stuck_keys.set(gauge(self.tail.stuck_keys()));
         self.metrics.in_flight.set(gauge(self.assignment.undone()));
         self.metrics.assigned_partitions.set(gauge(self.assignment.owned().len()));
-    }
-
-    fn drain_all(&mut self) -> Result<(), PollError> {
-        let owned = self.assignment.owned();
-        self.drain(&owned, Instant::now() + self.shutdown_drain)?;
-        self.release(&owned);
-        self.show();
-        Ok(())
-    }
-
-    fn leave(mut self) {
-        self.forget(&self.assignment.owned());
-        self.health.retire(HEARTBEAT);
-        self.member.leave();
-        tracing::info!(group = self.subscription.group, "left the group");
-    }
-
-    /// Lets the workers of `partitions` finish the batch they have in hand, until `deadline`.
-    fn drain(&mut self, partitions: &[i32], deadline: Instant) -> Result<(), PollError> {
-        self.assignment.stop(partitions);
-        while self.assignment.any_running(partitions) {
-            self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                tracing::warn!(?partitions, "drain overran its deadline; what is in flight is given up");
-                return Ok(());
-            }
-            match self.reports.recv_timeout(left.min(HEARTBEAT_BOUND / 2)) {
-                Ok(report) => self.apply(report)?,
-                Err(RecvTimeoutError::Timeout) => {}
-                // The loop holds a sender itself, through the assignment.
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Commits what `partitions` have done, then forgets them.
-    fn release(&mut self, partitions: &[i32]) {
-        let offsets = self.assignment.to_commit_of(partitions);
-        if self.subscription.delivery == Delivery::AtLeastOnce && !offsets.is_empty() {
-            for _ in 0..COMMIT_ATTEMPTS {
-                if self.commit_now(&offsets) {
-                    break;
-                }
-                thread::sleep(RETRY_PAUSE);
-            }
-        }
-        self.forget(partitions);
-    }
-
-    fn forget(&mut self, partitions: &[i32]) {
-        for partition in partitions {
-            let records = self.assignment.release(*partition);
-            if self.subscription.delivery == Delivery::AtMostOnce && records > 0 {
-                self.metrics.lost.inc_by(records as u64);
-                tracing::warn!(partition, records, "committed records were not delivered");
-            }
-        }
     }
 
     fn commit_now(&mut self, offsets: &[(i32, Commit)]) -> bool {

@@ -43,9 +43,9 @@ impl GroupContext {
         self.lock().push_front(change);
     }
 
-    /// Whether a change waits.
-    pub fn has_change(&self) -> bool {
-        !self.lock().is_empty()
+    /// How many changes wait.
+    pub fn changes(&self) -> usize {
+        self.lock().len()
     }
 
     /// From now on the poll loop answers nothing: every change is accepted at once, so that the consumer can close.

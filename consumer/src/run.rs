@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::assignment::{Assignment, WorkerSpawner};
 use crate::breaker::Breaker;
-use crate::config::{Config, SinkConfig, Subscription};
+use crate::config::{Config, Delivery, SinkConfig, Subscription};
 use crate::connection::{self, Connection};
 use crate::dead_letter::headers::Origin;
 use crate::dead_letter::tail::{Stuck, Tail};
@@ -27,6 +27,7 @@ use crate::poll_loop::{PollError, PollLoop};
 use crate::sink::Sink;
 use crate::sink::http::{BadHttpClient, HttpSink};
 use crate::sink::postgres::{BadDatabaseUrl, PostgresSink};
+use crate::start_offsets::Claimant;
 
 /// Readiness condition that fails from the stop signal on.
 const SHUTDOWN_CONDITION: &str = "shutdown";
@@ -34,6 +35,11 @@ const SHUTDOWN_CONDITION: &str = "shutdown";
 const LEAVE_RESERVE: Duration = Duration::from_secs(5);
 /// … but no more than one part in this of it.
 const LEAVE_RESERVE_PART: u32 = 3;
+/// A partition that goes to another member may finish what it has in hand for as long as a call of the sink takes, and this
+/// much longer for a dead letter that may follow; …
+const DRAIN_BEYOND_A_CALL: Duration = Duration::from_secs(5);
+/// … but no longer, because the group waits meanwhile: the brokers' patience (`max.poll.interval.ms`) is five minutes.
+const LONGEST_DRAIN: Duration = Duration::from_secs(60);
 /// Why a consumer ended other than by being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -98,16 +104,22 @@ pub async fn run(
         sink: open(&sink, &subscription)?,
         breaker: Breaker::new(retry, consumer_metrics.clone()),
         stuck: stuck.clone(),
+        sticky: subscription.delivery != Delivery::AtMostOnce,
         dead_letters: DeadLetters::new(&kafka, &subscription.client_id, &dead_letter_topic, origin)?,
         retry,
-        delivery: subscription.delivery,
         metrics: consumer_metrics.clone(),
     });
+    let revoke_drain = (deliverer.sink.patience() + DRAIN_BEYOND_A_CALL).min(LONGEST_DRAIN);
+    let claimant = Claimant { runtime: Handle::current(), sink: Arc::clone(&deliverer.sink) };
     let (report_sender, reports) = mpsc::channel();
+    let batch_limit = match subscription.delivery {
+        Delivery::ExactlyOnce => deliverer.sink.apply_limit(),
+        Delivery::AtMostOnce | Delivery::AtLeastOnce => deliverer.sink.batch_limit(),
+    };
     let spawner = WorkerSpawner {
         runtime: Handle::current(),
         lanes: lanes.min(deliverer.sink.lanes()),
-        batch_max_records: batch_max_records.min(deliverer.sink.batch_limit()),
+        batch_max_records: batch_max_records.min(batch_limit),
         deliverer,
         reports: report_sender,
     };
@@ -119,6 +131,8 @@ pub async fn run(
     let poll_loop = PollLoop {
         member,
         tail,
+        claimant,
+        fenced: false,
         connection: Connection::unknown(health.clone(), subscription.topic.clone()),
         subscription,
         assignment: Assignment::new(spawner),
@@ -126,6 +140,7 @@ pub async fn run(
         health: health.clone(),
         metrics: consumer_metrics,
         shutdown: stop,
+        revoke_drain,
         shutdown_drain: shutdown_grace - LEAVE_RESERVE.min(shutdown_grace / LEAVE_RESERVE_PART),
     };
     let ended = spawn(poll_loop).map_err(RunError::Thread)?;
@@ -148,7 +163,7 @@ pub(crate) fn open(
 ) -> Result<Arc<dyn Sink>, RunError> {
     Ok(match sink {
         SinkConfig::Postgres { url } => Arc::new(PostgresSink::new(url, group, topic)?),
-        SinkConfig::Http { url, timeout } => Arc::new(HttpSink::new(url.clone(), *timeout)?),
+        SinkConfig::Http { url, timeout } => Arc::new(HttpSink::new(url.clone(), *timeout, group, topic)?),
     })
 }
 

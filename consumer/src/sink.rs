@@ -27,14 +27,69 @@ pub trait Sink: Send + Sync + 'static {
     /// Most events that one call takes; at least 1.
     fn batch_limit(&self) -> usize;
 
+    /// Most events of one [`Sink::apply`]; at least 1.
+    fn apply_limit(&self) -> usize;
+
     /// Most calls that are worth having at once for one partition; at least 1.
     fn lanes(&self) -> usize;
+
+    /// Longest time a call takes, in whatever way it ends.
+    fn patience(&self) -> Duration;
 
     /// Delivers `batch`, which holds at least one event and at most [`Sink::batch_limit`], in order.
     ///
     /// # Errors
     /// [`SinkError`]; every failure is one of its two kinds.
     fn deliver<'a>(&'a self, batch: &'a [Decoded]) -> BoxFuture<'a, Result<(), SinkError>>;
+
+    /// Exactly once: takes `partition` over. Whoever claimed it before can move its place no more.
+    ///
+    /// # Errors
+    /// [`SinkError`]; whether the claim before still holds is then unknown.
+    fn claim(&self, partition: i32, begin: Begin) -> BoxFuture<'_, Result<Claimed, SinkError>>;
+
+    /// Exactly once: applies `batch`, which may be empty, and moves the place from where `claimed` says to `until`, both or
+    /// neither, and only while the claim holds.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    fn apply<'a>(
+        &'a self,
+        claimed: &'a Claimed,
+        batch: &'a [Decoded],
+        until: i64,
+    ) -> BoxFuture<'a, Result<Applied, SinkError>>;
+}
+
+/// Where a partition begins whose place the sink keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begin {
+    /// Where the sink says; at this offset, if it has none.
+    Kept(i64),
+    /// At this offset, whatever the sink says.
+    At(i64),
+}
+
+/// The right to move a partition's place, and where that is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Claimed {
+    /// The partition.
+    pub partition: i32,
+    /// Rises with every claim; only the last one holds.
+    pub epoch: i64,
+    /// The offset that comes next.
+    pub place: i64,
+}
+
+/// What became of a batch whose place the sink keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Applied {
+    /// It is applied, and the place moved.
+    Moved,
+    /// Nothing was applied now: the place is not where the claim says but here.
+    Found(i64),
+    /// Nothing was applied: somebody else has claimed the partition since.
+    Fenced,
 }
 
 /// Why a batch was not applied. The two kinds decide what happens next.

@@ -1,15 +1,18 @@
 //! Where partitions are read from, and what beyond that is done already: by what the group has committed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::runtime::Handle;
 
-use crate::config::StartFrom;
-use crate::done_map::Runs;
+use crate::config::{Delivery, StartFrom, Subscription};
+use crate::done_map::{Runs, is_kept_by_sink, kept_by_sink};
 use crate::offsets::Start;
 use crate::rebalance::GroupContext;
+use crate::sink::{Begin, Claimed, Sink, SinkError};
 
 /// Longest wait for one look-up; a failed one is repeated by the poll loop, which meanwhile stays alive.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,6 +26,51 @@ pub struct Place {
     pub from: Offset,
     /// What of it is done.
     pub start: Start,
+    /// What is promised of its records.
+    pub guarantee: Guarantee,
+}
+
+/// What a worker promises, and what it needs for that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guarantee {
+    /// Nothing is delivered twice.
+    AtMostOnce,
+    /// Nothing is lost.
+    AtLeastOnce,
+    /// Neither, by the right to move the place that the sink keeps.
+    ExactlyOnce(Claimed),
+}
+
+/// Why it is not known where to start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The broker does not answer.
+    #[error("failed to look up the group's offsets")]
+    Kafka(#[from] KafkaError),
+    /// The sink does not say which place it keeps.
+    #[error("failed to claim partition {partition} at the sink")]
+    Claim {
+        /// Which.
+        partition: i32,
+        /// What the sink says.
+        source: SinkError,
+    },
+}
+
+/// Whom an exactly-once group asks for the places.
+#[derive(Clone)]
+pub struct Claimant {
+    /// The runtime on which the sink is asked.
+    pub runtime: Handle,
+    /// Who keeps the places.
+    pub sink: Arc<dyn Sink>,
+}
+
+/// What the group has committed of one partition.
+struct Committed {
+    partition: i32,
+    offset: Option<i64>,
+    metadata: String,
 }
 
 /// Where to read each of `assigned` from.
@@ -31,38 +79,124 @@ pub struct Place {
 /// end once and commits it: left to `auto.offset.reset=latest`, a member that ends before its first commit would start
 /// later the next time, and whatever was written between would never be delivered.
 ///
+/// An exactly-once group asks its sink instead, unless what was committed is somebody else's word: of the group under another
+/// guarantee, or of a person who has reset the offsets. Then the sink is told.
+///
 /// # Errors
-/// When the broker does not answer.
+/// [`StartError`]; nothing has changed that asking again would not change alike.
 pub fn starting_at(
     consumer: &BaseConsumer<GroupContext>,
-    topic: &str,
-    start_from: StartFrom,
+    Subscription { topic, start_from, delivery, .. }: &Subscription,
+    claimant: &Claimant,
     assigned: &TopicPartitionList,
-) -> KafkaResult<Vec<Place>> {
+) -> Result<Vec<Place>, StartError> {
     if assigned.count() == 0 {
         return Ok(Vec::new());
     }
-    let mut places = Vec::new();
-    let mut first_seen = TopicPartitionList::new();
-    for element in consumer.committed_offsets(assigned.clone(), LOOKUP_TIMEOUT)?.elements_for_topic(topic) {
-        element.error()?;
-        let partition = element.partition();
-        let (from, start) = match (element.offset(), start_from) {
-            (Offset::Offset(offset), _) => {
-                let done = Runs::decode(element.metadata(), offset);
-                (Offset::Offset(offset), Start { offset: Some(offset), done })
-            }
-            (_, StartFrom::Earliest) => (Offset::Invalid, Start::default()),
-            (_, StartFrom::Latest) => {
-                let (_low, end) = consumer.fetch_watermarks(topic, partition, LOOKUP_TIMEOUT)?;
-                first_seen.add_partition_offset(topic, partition, Offset::Offset(end))?;
-                (Offset::Offset(end), Start::default())
-            }
-        };
-        places.push(Place { partition, from, start });
+    let log = Log { consumer, topic, start_from: *start_from };
+    let committed = log.committed(assigned)?;
+    match delivery {
+        Delivery::AtMostOnce => Ok(log.starting_at(committed, Guarantee::AtMostOnce)?),
+        Delivery::AtLeastOnce => Ok(log.starting_at(committed, Guarantee::AtLeastOnce)?),
+        Delivery::ExactlyOnce => log.claimed(committed, claimant),
     }
-    if first_seen.count() > 0 {
-        consumer.commit(&first_seen, CommitMode::Sync)?;
+}
+
+struct Log<'a> {
+    consumer: &'a BaseConsumer<GroupContext>,
+    topic: &'a str,
+    start_from: StartFrom,
+}
+
+impl Log<'_> {
+    fn committed(&self, assigned: &TopicPartitionList) -> KafkaResult<Vec<Committed>> {
+        let list = self.consumer.committed_offsets(assigned.clone(), LOOKUP_TIMEOUT)?;
+        let elements = list.elements_for_topic(self.topic);
+        let committed = elements.into_iter().map(|element| {
+            element.error()?;
+            let offset = match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            Ok(Committed { partition: element.partition(), offset, metadata: element.metadata().to_owned() })
+        });
+        committed.collect()
     }
-    Ok(places)
+
+    fn starting_at(&self, committed: Vec<Committed>, guarantee: Guarantee) -> KafkaResult<Vec<Place>> {
+        let mut places = Vec::new();
+        let mut first_seen = TopicPartitionList::new();
+        for Committed { partition, offset, metadata } in committed {
+            let (from, start) = match (offset, self.start_from) {
+                (Some(offset), _) => {
+                    let done = Runs::decode(&metadata, offset);
+                    (Offset::Offset(offset), Start { offset: Some(offset), done })
+                }
+                (None, StartFrom::Earliest) => (Offset::Invalid, Start::default()),
+                (None, StartFrom::Latest) => {
+                    let end = self.begin(partition)?;
+                    first_seen.add_partition_offset(self.topic, partition, Offset::Offset(end))?;
+                    (Offset::Offset(end), Start::default())
+                }
+            };
+            places.push(Place { partition, from, start, guarantee });
+        }
+        if first_seen.count() > 0 {
+            self.consumer.commit(&first_seen, CommitMode::Sync)?;
+        }
+        Ok(places)
+    }
+
+    /// Where a group begins that has no place yet.
+    fn begin(&self, partition: i32) -> KafkaResult<i64> {
+        let (low, end) = self.consumer.fetch_watermarks(self.topic, partition, LOOKUP_TIMEOUT)?;
+        Ok(match self.start_from {
+            StartFrom::Earliest => low,
+            StartFrom::Latest => end,
+        })
+    }
+
+    fn claimed(&self, committed: Vec<Committed>, claimant: &Claimant) -> Result<Vec<Place>, StartError> {
+        let mut places = Vec::new();
+        let mut news = TopicPartitionList::new();
+        for Committed { partition, offset, metadata } in committed {
+            let is_kept = is_kept_by_sink(&metadata);
+            let begin = match offset {
+                // A sink that has lost its place has lost the rows as well: it gets again what the log still has.
+                Some(_) if is_kept => Begin::Kept(self.begin(partition)?),
+                Some(offset) => Begin::At(offset),
+                None => Begin::At(self.begin(partition)?),
+            };
+            let claimed =
+                claimant.claim(partition, begin).map_err(|source| StartError::Claim { partition, source })?;
+            let mut done = offset.map_or_else(Runs::default, |offset| Runs::decode(&metadata, offset));
+            if offset.is_some_and(|offset| claimed.place < offset) {
+                // The sink is older than the commit, out of a backup say: what was done since is not.
+                done = Runs::default();
+            }
+            // What it says is also what others see as the group's lag.
+            if !is_kept || offset != Some(claimed.place) {
+                let mut element = news.add_partition(self.topic, partition);
+                element.set_offset(Offset::Offset(claimed.place))?;
+                element.set_metadata(kept_by_sink(&done.encode(claimed.place)));
+            }
+            let start = Start { offset: Some(claimed.place), done };
+            let from = Offset::Offset(claimed.place);
+            places.push(Place { partition, from, start, guarantee: Guarantee::ExactlyOnce(claimed) });
+        }
+        if news.count() > 0 {
+            // Before anything is applied: from here on the sink's place counts, whenever this member ends.
+            self.consumer.commit(&news, CommitMode::Sync)?;
+        }
+        Ok(places)
+    }
+}
+
+impl Claimant {
+    fn claim(&self, partition: i32, begin: Begin) -> Result<Claimed, SinkError> {
+        let claim = async { tokio::time::timeout(LOOKUP_TIMEOUT, self.sink.claim(partition, begin)).await };
+        self.runtime.block_on(claim).unwrap_or_else(|_elapsed| {
+            Err(SinkError::unavailable("Timeout", format!("no answer within {LOOKUP_TIMEOUT:?}")))
+        })
+    }
 }

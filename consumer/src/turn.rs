@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use order_events::OrderId;
+use runtime::shutdown::CancellationToken;
 
-use crate::breaker::{Pass, Permit};
+use crate::breaker::{LONGEST_PAUSE, Pass, Permit};
 use crate::dead_letter::Cause;
 use crate::dead_letter::tail::Stuck;
 use crate::deliver::{Blocked, Deliverer, follows, refused, undecodable};
@@ -55,8 +56,10 @@ struct Tries {
 pub struct Done {
     /// Its offset.
     pub offset: i64,
-    /// What was delivered, or dead-lettered.
+    /// What is in it.
     pub event: Option<(OrderId, i64)>,
+    /// Whether the sink has it; if not, it is in the dead-letter topic.
+    pub delivered: bool,
 }
 
 /// The part of a turn that belongs to one key.
@@ -90,9 +93,10 @@ impl Work {
     pub fn done(&self) -> Done {
         match &self.content {
             Content::Event(Decoded { record, event }) => {
-                Done { offset: record.offset, event: Some((event.order_id, event.version)) }
+                let event = Some((event.order_id, event.version));
+                Done { offset: record.offset, event, delivered: true }
             }
-            Content::Dead(dead) => Done { offset: dead.record.offset, event: dead.event },
+            Content::Dead(dead) => Done { offset: dead.record.offset, event: dead.event, delivered: false },
         }
     }
 }
@@ -160,6 +164,7 @@ impl Portion {
         self.done.extend(events.iter().map(|Decoded { record, event }| Done {
             offset: record.offset,
             event: Some((event.order_id, event.version)),
+            delivered: true,
         }));
     }
 }
@@ -167,15 +172,21 @@ impl Portion {
 impl Deliverer {
     /// Deals with `portions`: their first events go to the sink together, and where it refuses them so, one by one; what is no
     /// event, or was refused for good, goes to the dead-letter topic when it comes first. Whatever can't be done now is left.
-    pub async fn turn(&self, mut portions: Vec<Portion>, permit: Permit) -> Vec<Portion> {
-        self.offer_together(&mut portions, permit).await;
+    /// After `stop` it begins nothing new.
+    pub async fn turn(
+        &self,
+        mut portions: Vec<Portion>,
+        permit: Permit,
+        stop: &CancellationToken,
+    ) -> Vec<Portion> {
+        self.offer_together(&mut portions, permit, stop).await;
         for portion in &mut portions {
-            self.bury_first(portion).await;
+            self.bury_first(portion, stop).await;
         }
         portions
     }
 
-    async fn offer_together(&self, portions: &mut [Portion], permit: Permit) {
+    async fn offer_together(&self, portions: &mut [Portion], permit: Permit, stop: &CancellationToken) {
         let (mut batch, mut parts) = (Vec::new(), Vec::new());
         for portion in portions.iter_mut() {
             let (events, tries) = portion.take_leading();
@@ -198,20 +209,21 @@ impl Deliverer {
                 // Together is not alone: nobody's attempt is spent.
                 Err(SinkError::Rejected { .. }) => portion.give_back(events, tries),
                 Err(SinkError::Unavailable { .. }) => {
-                    portion.pause = Some(self.retry.wait(tries.failed, None));
+                    portion.pause = Some(self.retry.wait(tries.failed, None).min(LONGEST_PAUSE));
                     tries.failed = tries.failed.saturating_add(1);
                     portion.give_back(events, tries);
                 }
             }
         }
         for portion in portions.iter_mut().filter(|portion| portion.pause.is_none()) {
-            self.offer_each(portion).await;
+            self.offer_each(portion, stop).await;
         }
     }
 
     /// One by one: only the bad one is affected.
-    async fn offer_each(&self, portion: &mut Portion) {
+    async fn offer_each(&self, portion: &mut Portion, stop: &CancellationToken) {
         while portion.pause.is_none()
+            && !stop.is_cancelled()
             && let Some((decoded, mut tries)) = portion.take_one()
         {
             let event = vec![decoded];
@@ -225,7 +237,7 @@ impl Deliverer {
                     return;
                 }
                 Err(SinkError::Unavailable { .. }) => {
-                    portion.pause = Some(self.retry.wait(tries.failed, None));
+                    portion.pause = Some(self.retry.wait(tries.failed, None).min(LONGEST_PAUSE));
                     tries.failed = tries.failed.saturating_add(1);
                     portion.give_back(event, tries);
                 }
@@ -249,14 +261,15 @@ impl Deliverer {
     }
 
     /// Writes to the dead-letter topic for as long as what comes first is for it.
-    async fn bury_first(&self, portion: &mut Portion) {
+    async fn bury_first(&self, portion: &mut Portion, stop: &CancellationToken) {
         while portion.pause.is_none()
+            && !stop.is_cancelled()
             && let Some(Work { content: Content::Dead(dead), tries, blocked }) = portion.first_dead()
         {
             let Dead { record, cause, event } = dead;
             match self.bury(record, cause).await {
                 Ok(()) => {
-                    let done = Done { offset: record.offset, event: *event };
+                    let done = Done { offset: record.offset, event: *event, delivered: false };
                     portion.done.push(done);
                     portion.left.pop_front();
                     portion.is_stuck = matches!(portion.key, Key::Of(_));

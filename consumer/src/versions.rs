@@ -1,29 +1,37 @@
 //! Which version of each order was delivered last: finds repetitions, and events that are missing. Pure.
 //!
 //! The relay may publish an event twice, late (a leader that was frozen), and whoever takes a partition over reads again what was not
-//! committed. An order whose past is not known here passes: nothing is dropped on a guess.
+//! committed. An order whose past is not known here passes: nothing is dropped on a guess. Nor is a version that was found missing
+//! and comes after all, nor one that went to the dead-letter topic and is published again.
 
 use std::collections::HashMap;
 
 use order_events::OrderId;
 
-/// Orders remembered, of one partition: a few minutes of a busy partition, in about 3 MiB.
+/// Orders remembered, of one partition: a few minutes of a busy partition, in about 4 MiB.
 const MOST: usize = 50_000;
 
 /// The last version of each of the orders that were delivered lately.
 #[derive(Debug, Default)]
 pub struct Versions {
     /// Seen since the last turn of generations, and in the one before.
-    young: HashMap<OrderId, i64>,
-    old: HashMap<OrderId, i64>,
+    young: HashMap<OrderId, Known>,
+    old: HashMap<OrderId, Known>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    last: i64,
+    /// Versions before it, from this one to that one, that were not seen: of several gaps the last.
+    missing: Option<(i64, i64)>,
 }
 
 /// What a version means after those before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Seen {
-    /// It is the next one, or nothing is known of its order.
+    /// It is the next one, or nothing is known of its order, or it was missing until now.
     Next,
-    /// It, or a later one, was delivered before.
+    /// It was delivered before.
     Repeated,
     /// Versions before it have not been seen, from this one on.
     Missing {
@@ -36,21 +44,43 @@ impl Versions {
     /// What `version` of `order` means.
     #[must_use]
     pub fn look(&self, order: OrderId, version: i64) -> Seen {
-        match self.young.get(&order).or_else(|| self.old.get(&order)) {
-            Some(last) if version <= *last => Seen::Repeated,
-            Some(last) if version > last + 1 => Seen::Missing { from: last + 1 },
+        match self.known(order) {
+            Some(Known { missing: Some((from, until)), .. }) if (from..until).contains(&version) => {
+                Seen::Next
+            }
+            Some(Known { last, .. }) if version <= last => Seen::Repeated,
+            Some(Known { last, .. }) if version > last + 1 => Seen::Missing { from: last + 1 },
             Some(_) | None => Seen::Next,
         }
     }
 
-    /// `version` of `order` is dealt with.
+    /// `version` of `order` is delivered.
     pub fn record(&mut self, order: OrderId, version: i64) {
         if self.young.len() >= MOST / 2 {
             self.old = std::mem::take(&mut self.young);
         }
-        let known = self.old.get(&order).copied().unwrap_or(version).max(version);
-        let last = self.young.entry(order).or_insert(known);
-        *last = known.max(*last);
+        let known = match self.known(order) {
+            None => Known { last: version, missing: None },
+            Some(Known { last, missing: Some((from, until)) }) if (from..until).contains(&version) => {
+                // Those before it in the gap are given up: coming now, they would be out of order twice.
+                Known { last, missing: Some((version + 1, until)).filter(|(from, until)| from < until) }
+            }
+            Some(Known { last, .. }) if version > last + 1 => {
+                Known { last: version, missing: Some((last + 1, version)) }
+            }
+            Some(known) => Known { last: known.last.max(version), ..known },
+        };
+        self.young.insert(order, known);
+    }
+
+    /// A version of `order` went to the dead-letter topic: what comes of it there is not seen here.
+    pub fn forget(&mut self, order: OrderId) {
+        self.young.remove(&order);
+        self.old.remove(&order);
+    }
+
+    fn known(&self, order: OrderId) -> Option<Known> {
+        self.young.get(&order).or_else(|| self.old.get(&order)).copied()
     }
 }
 
@@ -75,6 +105,26 @@ mod tests {
         assert_eq!(versions.look(order, 10), Seen::Missing { from: 8 });
         versions.record(order, 6);
         assert_eq!(versions.look(order, 7), Seen::Repeated, "what is known does not go back");
+    }
+
+    #[test]
+    fn a_missing_version_that_comes_late_is_delivered_once() {
+        let (mut versions, order) = (Versions::default(), order(1));
+        versions.record(order, 1);
+        versions.record(order, 4);
+        assert_eq!(versions.look(order, 3), Seen::Next);
+        versions.record(order, 3);
+        assert_eq!(versions.look(order, 3), Seen::Repeated);
+        assert_eq!(versions.look(order, 5), Seen::Next, "the last one is still the last");
+    }
+
+    #[test]
+    fn nothing_is_known_of_an_order_with_a_dead_letter() {
+        let (mut versions, order) = (Versions::default(), order(1));
+        versions.record(order, 1);
+        versions.forget(order);
+        assert_eq!(versions.look(order, 2), Seen::Next, "it may have been corrected and published again");
+        assert_eq!(versions.look(order, 4), Seen::Next, "those before it may have been replayed");
     }
 
     #[test]

@@ -33,6 +33,11 @@ pub enum Report {
         /// Whether the broker has the commit.
         committed: oneshot::Sender<bool>,
     },
+    /// Exactly once: somebody else claimed the partition, and the group has not taken it from this member.
+    Fenced {
+        /// Who says so.
+        lease: Lease,
+    },
     /// The worker is gone.
     Ended {
         /// Who.

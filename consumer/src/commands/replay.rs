@@ -32,6 +32,8 @@ struct Pass<'a> {
     /// Where delivered letters came from: one that was written twice is delivered once.
     delivered: BTreeSet<(i32, i64)>,
     letters: u64,
+    /// Letters of keys that have some in several partitions, since the dead-letter topic grew: their order is that of versions.
+    spread: BTreeMap<Bytes, Vec<Record>>,
 }
 
 impl Desk {
@@ -66,8 +68,10 @@ impl Desk {
                 failed: BTreeMap::new(),
                 delivered: BTreeSet::new(),
                 letters: 0,
+                spread: BTreeMap::new(),
             };
-            self.reader.read(|record| self.pass(&mut pass, &*sink, &record))?;
+            self.reader.read(|record| self.pass(&mut pass, &*sink, record))?;
+            self.pass_spread(&mut pass, &*sink)?;
             letters += pass.letters;
             if !pass.failed.is_empty() {
                 for (key, why) in &pass.failed {
@@ -114,22 +118,43 @@ impl Desk {
     }
 
     /// Delivers `record`, if it is an open letter of a selected key, and lets the key go after its last one.
-    fn pass(&self, pass: &mut Pass<'_>, sink: &dyn Sink, record: &Record) -> anyhow::Result<()> {
-        let Some(key) = record.key.as_ref().filter(|_| is_open(pass.shelf, pass.selected, record)) else {
+    fn pass(&self, pass: &mut Pass<'_>, sink: &dyn Sink, record: Record) -> anyhow::Result<()> {
+        let Some(key) = record.key.clone().filter(|_| is_open(pass.shelf, pass.selected, &record)) else {
             return Ok(());
         };
-        if pass.failed.contains_key(key) {
+        if pass.failed.contains_key(&key) {
             return Ok(());
         }
-        if let Err(why) = self.deliver(pass, sink, record) {
-            pass.failed.insert(key.clone(), why);
+        let letters = pass.shelf.open.get(&key).map(Vec::as_slice).unwrap_or_default();
+        if letters.iter().any(|letter| letter.place.0 != record.partition) {
+            pass.spread.entry(key).or_default().push(record);
             return Ok(());
         }
-        let letters = pass.shelf.open.get(key).map(Vec::as_slice).unwrap_or_default();
-        let places = letters.iter().map(|letter| letter.place).filter(|place| place.0 == record.partition);
-        let offsets: Vec<i64> = places.map(|(_, offset)| offset).collect();
-        if offsets.iter().max() == Some(&record.offset) {
-            self.mark(key, record.partition, offsets.into_iter(), (Ending::Replayed, None))?;
+        if let Err(why) = self.deliver(pass, sink, &record) {
+            pass.failed.insert(key, why);
+            return Ok(());
+        }
+        let offsets = letters.iter().map(|letter| letter.place.1);
+        if offsets.clone().max() == Some(record.offset) {
+            self.mark(&key, record.partition, offsets, (Ending::Replayed, None))?;
+        }
+        Ok(())
+    }
+
+    /// All letters of such a key or, for the ledger, none: its marks come when the last one is delivered.
+    fn pass_spread(&self, pass: &mut Pass<'_>, sink: &dyn Sink) -> anyhow::Result<()> {
+        for (key, mut letters) in std::mem::take(&mut pass.spread) {
+            letters.sort_by_key(|letter| decoded(letter).map_or(i64::MAX, |decoded| decoded.event.version));
+            if let Err(why) = letters.iter().try_for_each(|letter| self.deliver(pass, sink, letter)) {
+                pass.failed.insert(key, why);
+                continue;
+            }
+            let partitions: BTreeSet<i32> = letters.iter().map(|letter| letter.partition).collect();
+            for partition in partitions {
+                let offsets = letters.iter().filter(|letter| letter.partition == partition);
+                let offsets = offsets.map(|letter| letter.offset);
+                self.mark(&key, partition, offsets, (Ending::Replayed, None))?;
+            }
         }
         Ok(())
     }

@@ -73,12 +73,15 @@ impl Kind {
     /// Tells by headers. A mark that can't be read is nothing: its key stays stuck, and a person sees it.
     #[must_use]
     pub fn of(record: &Record) -> Self {
-        let Ok(headers) = record.named_headers() else { return Self::Other };
-        if headers.iter().any(|(name, _)| *name == MARK) {
-            let mark = record.value.as_deref().and_then(|value| serde_json::from_slice(value).ok());
-            return mark.map_or(Self::Other, Self::Mark);
+        // Only what somebody else wrote first has names that are not text.
+        let Ok(headers) = record.named_headers() else { return Self::Letter };
+        let has = |wanted: &str| headers.iter().any(|(name, _)| *name == wanted);
+        // A mark that came back through the consumed topic is a letter like any other.
+        if has(REASON) {
+            return Self::Letter;
         }
-        if headers.iter().any(|(name, _)| *name == REASON) { Self::Letter } else { Self::Other }
+        let mark = record.value.as_deref().filter(|_| has(MARK));
+        mark.and_then(|value| serde_json::from_slice(value).ok()).map_or(Self::Other, Self::Mark)
     }
 }
 

@@ -12,6 +12,8 @@ use std::hash::{BuildHasher, RandomState};
 pub struct StuckKeys {
     /// Of each key the last letter's offset, by the partition of the dead-letter topic that has it: one, unless that topic grew.
     last: HashMap<u64, Vec<(i32, i64)>>,
+    /// Up to where the topic is read, by partition: what a worker tells of a letter before that is no news.
+    read: HashMap<i32, i64>,
     hasher: RandomState,
 }
 
@@ -23,6 +25,26 @@ impl StuckKeys {
             Some((_, last)) => *last = offset.max(*last),
             None => places.push((partition, offset)),
         }
+    }
+
+    /// A letter of `key` was written at `offset` of `partition`. Whether it still counts is known already, if it was read since.
+    pub fn written(&mut self, key: &[u8], partition: i32, offset: i64) {
+        if self.read.get(&partition).is_none_or(|read| offset >= *read) {
+            self.letter(key, partition, offset);
+        }
+    }
+
+    /// `partition` is read up to `next`.
+    pub fn read_to(&mut self, partition: i32, next: i64) {
+        self.read.insert(partition, next);
+    }
+
+    /// Letters of `partition` before `low` have expired.
+    pub fn expired(&mut self, partition: i32, low: i64) {
+        self.last.retain(|_, places| {
+            places.retain(|(known, last)| *known != partition || *last >= low);
+            !places.is_empty()
+        });
     }
 
     /// Letters of `key` in `partition` are done with, up to and with the one at `through`. One after it keeps the key stuck.
@@ -38,6 +60,7 @@ impl StuckKeys {
 
     /// `partition` was made anew: what was in it is gone.
     pub fn forget(&mut self, partition: i32) {
+        self.read.remove(&partition);
         self.last.retain(|_, places| {
             places.retain(|(known, _)| *known != partition);
             !places.is_empty()
@@ -86,6 +109,27 @@ mod tests {
         stuck.letter(b"a", 0, 3);
         stuck.released(b"a", 0, 5);
         assert!(stuck.contains(b"a"));
+    }
+
+    #[test]
+    fn a_letter_is_no_news_after_its_mark_was_read() {
+        let mut stuck = StuckKeys::default();
+        stuck.letter(b"a", 0, 7);
+        stuck.released(b"a", 0, 7);
+        stuck.read_to(0, 9);
+        stuck.written(b"a", 0, 7);
+        assert!(stuck.is_empty());
+        stuck.written(b"a", 0, 9);
+        assert!(stuck.contains(b"a"));
+    }
+
+    #[test]
+    fn a_key_whose_letters_expired_is_let_go() {
+        let mut stuck = StuckKeys::default();
+        stuck.letter(b"a", 0, 7);
+        stuck.letter(b"b", 0, 8);
+        stuck.expired(0, 8);
+        assert!(!stuck.contains(b"a") && stuck.contains(b"b"));
     }
 
     #[test]

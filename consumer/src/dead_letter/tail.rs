@@ -18,6 +18,10 @@ use crate::record::Record;
 
 /// Longest wait for one question to the brokers; the caller asks again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether the topic grew, was made anew or lost its oldest letters.
+const LOOK_INTERVAL: Duration = Duration::from_secs(15);
+/// Longest wait for an answer then: the poll loop stands still meanwhile.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// A long topic is read in slices of this time, between which the caller shows that it lives.
 const SLICE: Duration = Duration::from_secs(2);
 /// Wait for a record that is known to be there.
@@ -49,6 +53,8 @@ pub struct Tail {
     reader: BaseConsumer<QuietContext>,
     /// The next offset to be read, by partition.
     positions: BTreeMap<i32, i64>,
+    /// When its ends were looked up last.
+    looked: Option<Instant>,
 }
 
 impl Tail {
@@ -69,6 +75,7 @@ impl Tail {
             topic: topic.to_owned(),
             stuck,
             positions: BTreeMap::new(),
+            looked: None,
         })
     }
 
@@ -91,13 +98,22 @@ impl Tail {
         self.stuck.keys().len()
     }
 
-    /// Takes what has come since, without waiting.
-    pub fn follow(&mut self) {
+    /// Takes what has come since, without waiting; now and then it looks whether the topic is still the one it was.
+    ///
+    /// # Errors
+    /// When librdkafka refuses the settings of a new client, which is made when the brokers do not answer this one.
+    pub fn follow(&mut self) -> KafkaResult<()> {
+        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_INTERVAL)
+            && self.look(LOOK_TIMEOUT).is_err()
+        {
+            self.replace()?;
+        }
         for _ in 0..FOLLOWED_AT_ONCE {
             if !self.read_one(Duration::ZERO) {
-                return;
+                break;
             }
         }
+        Ok(())
     }
 
     /// A new client in the place of one that may have forgotten all brokers (librdkafka#5301).
@@ -109,28 +125,33 @@ impl Tail {
         self.assign()
     }
 
-    fn read_towards_end(&mut self) -> KafkaResult<bool> {
-        let Some(partitions) = self.partitions()? else { return Ok(true) };
-        let mut ends = BTreeMap::new();
-        for partition in &partitions {
-            let (low, high) = self.reader.fetch_watermarks(&self.topic, *partition, ANSWER_TIMEOUT)?;
-            ends.insert(*partition, (low, high));
-        }
-        let mut moved = false;
-        for (partition, (low, high)) in &ends {
-            let known = self.positions.get(partition).copied();
-            if known.is_some_and(|known| known > *high) {
-                self.stuck.keys().forget(*partition);
+    /// The present ends of the topic's partitions, each of which is read from where it was, or from its beginning if that is no
+    /// place in it: it is new, was made anew, or its letters have expired.
+    fn look(&mut self, timeout: Duration) -> KafkaResult<BTreeMap<i32, i64>> {
+        self.looked = Some(Instant::now());
+        let (mut ends, mut moved) = (BTreeMap::new(), false);
+        for partition in self.partitions(timeout)? {
+            let (low, high) = self.reader.fetch_watermarks(&self.topic, partition, timeout)?;
+            let known = self.positions.get(&partition).copied();
+            if known.is_some_and(|known| known > high) {
+                self.stuck.keys().forget(partition);
             }
-            let position = known.filter(|known| (*low..=*high).contains(known)).unwrap_or(*low);
+            self.stuck.keys().expired(partition, low);
+            let position = known.filter(|known| (low..=high).contains(known)).unwrap_or(low);
             moved |= known != Some(position);
-            self.positions.insert(*partition, position);
+            self.positions.insert(partition, position);
+            ends.insert(partition, high);
         }
         if moved {
             self.assign()?;
         }
+        Ok(ends)
+    }
+
+    fn read_towards_end(&mut self) -> KafkaResult<bool> {
+        let ends = self.look(ANSWER_TIMEOUT)?;
         let deadline = Instant::now() + SLICE;
-        while ends.iter().any(|(partition, (_, high))| self.positions.get(partition) < Some(high)) {
+        while ends.iter().any(|(partition, end)| self.positions.get(partition) < Some(end)) {
             if Instant::now() >= deadline {
                 return Ok(false);
             }
@@ -139,16 +160,18 @@ impl Tail {
         Ok(true)
     }
 
-    /// None where there is no such topic.
-    fn partitions(&self) -> KafkaResult<Option<Vec<i32>>> {
-        let metadata = self.reader.fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT)?;
+    /// Without the topic there are none.
+    fn partitions(&self, timeout: Duration) -> KafkaResult<Vec<i32>> {
+        let metadata = self.reader.fetch_metadata(Some(&self.topic), timeout)?;
         if metadata.brokers().is_empty() {
             return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::AllBrokersDown));
         }
-        let Some(topic) = metadata.topics().first() else { return Ok(None) };
+        let Some(topic) = metadata.topics().first() else { return Ok(Vec::new()) };
         match topic.error().map(RDKafkaErrorCode::from) {
-            None => Ok(Some(topic.partitions().iter().map(|partition| partition.id()).collect())),
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
+            None => Ok(topic.partitions().iter().map(|partition| partition.id()).collect()),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                Ok(Vec::new())
+            }
             Some(code) => Err(KafkaError::MetadataFetch(code)),
         }
     }
@@ -168,6 +191,7 @@ impl Tail {
         let record = Record::copied_from(&message);
         drop(message);
         self.positions.insert(partition, offset + 1);
+        self.stuck.keys().read_to(partition, offset + 1);
         if let Some(key) = &record.key {
             match Kind::of(&record) {
                 Kind::Letter => self.stuck.keys().letter(key, partition, offset),

@@ -1,5 +1,7 @@
 //! The `http` sink: one POST per event, in CloudEvents' HTTP binary mode.
 
+mod places;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -8,12 +10,15 @@ use futures::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 
-use super::{Decoded, Sink, SinkError};
+use super::{Applied, Begin, Claimed, Decoded, Sink, SinkError};
 
 /// A sink that does not accept a connection within this is down; its answer may take longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Posts at once for one partition, at most: beyond it a sink gains nothing and this process holds too many connections.
 const MOST_POSTS: usize = 256;
+/// Most events of a batch: beyond some hundred a batch saves nothing more and only takes a sink longer. In bytes it is bound by
+/// what a partition may have in hand (4 MiB).
+const MOST_OF_A_BATCH: usize = 500;
 /// Most CloudEvents attributes passed on. Ours has eight; servers refuse header blocks of more than some kilobytes,
 /// and a hostile record may carry thousands.
 const MAX_ATTRIBUTES: usize = 64;
@@ -28,6 +33,9 @@ const KAFKA_PREFIX: &str = "ce_";
 pub struct HttpSink {
     client: Client,
     url: Url,
+    group: String,
+    topic: String,
+    timeout: Duration,
 }
 
 /// Why the sink could not be set up.
@@ -36,11 +44,11 @@ pub struct HttpSink {
 pub struct BadHttpClient(#[source] reqwest::Error);
 
 impl HttpSink {
-    /// A sink that posts to `url` and waits up to `timeout` for an answer.
+    /// A sink that posts to `url`, for `group` and `topic`, and waits up to `timeout` for an answer.
     ///
     /// # Errors
     /// When no client can be made, such as without a TLS provider.
-    pub fn new(url: Url, timeout: Duration) -> Result<Self, BadHttpClient> {
+    pub fn new(url: Url, timeout: Duration, group: &str, topic: &str) -> Result<Self, BadHttpClient> {
         let client = Client::builder()
             .timeout(timeout)
             .connect_timeout(CONNECT_TIMEOUT)
@@ -49,7 +57,7 @@ impl HttpSink {
             .user_agent(concat!("orderflow-consumer/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(BadHttpClient)?;
-        Ok(Self { client, url })
+        Ok(Self { client, url, group: group.to_owned(), topic: topic.to_owned(), timeout })
     }
 
     async fn post(&self, decoded: &Decoded) -> Result<(), SinkError> {
@@ -70,6 +78,14 @@ impl Sink for HttpSink {
         1
     }
 
+    fn patience(&self) -> Duration {
+        self.timeout
+    }
+
+    fn apply_limit(&self) -> usize {
+        MOST_OF_A_BATCH
+    }
+
     fn lanes(&self) -> usize {
         MOST_POSTS
     }
@@ -82,6 +98,19 @@ impl Sink for HttpSink {
             Ok(())
         }
         .boxed()
+    }
+
+    fn claim(&self, partition: i32, begin: Begin) -> BoxFuture<'_, Result<Claimed, SinkError>> {
+        self.take_place(partition, begin).boxed()
+    }
+
+    fn apply<'a>(
+        &'a self,
+        claimed: &'a Claimed,
+        batch: &'a [Decoded],
+        until: i64,
+    ) -> BoxFuture<'a, Result<Applied, SinkError>> {
+        self.move_place(claimed, batch, until).boxed()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The `postgres` sink: one row per event, a batch as one statement.
 
+mod places;
+
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,7 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::types::Uuid;
 use sqlx::{Connection, Executor, PgPool};
 
-use super::{Decoded, Sink, SinkError};
+use super::{Applied, Begin, Claimed, Decoded, Sink, SinkError};
 
 /// One statement is in flight per assigned partition; more partitions than this share the connections. It keeps ten
 /// pods within PostgreSQL's default of 100 connections.
@@ -19,7 +21,7 @@ const MAX_CONNECTIONS: u32 = 8;
 /// Waiting for a connection longer than this is an outage; the retry's backoff takes over.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A statement that takes longer is given up and tried again: the connection may be dead without a sign. It is far
-/// above what a batch takes and below the drain's patience.
+/// above what a batch takes.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest wait for a connection's sign of life.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -31,8 +33,8 @@ const LANES: usize = 2;
 /// fails when two sessions run it at once.
 const TABLE_LOCK: i64 = 0x6f72_6465_725f_6576;
 
-/// The primary key is what makes a redelivery harmless. The event id is part of it because a topic that was made anew
-/// begins again at offset 0: without it, its events would pass for redeliveries of the old ones. `json` keeps the payload's bytes; `jsonb` would not.
+/// The primary key is what makes a redelivery harmless, and a repetition by the relay, which has another offset. `json` keeps the
+/// payload's bytes; `jsonb` would not.
 const CREATE_TABLE: &str = r#"
 CREATE TABLE IF NOT EXISTS order_events (
     seq          bigint GENERATED ALWAYS AS IDENTITY,
@@ -46,7 +48,7 @@ CREATE TABLE IF NOT EXISTS order_events (
     event_id     uuid        NOT NULL,
     payload      json        NOT NULL,
     delivered_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY ("group", topic, partition, "offset", event_id)
+    PRIMARY KEY ("group", topic, event_id)
 )"#;
 
 /// `ORDER BY` makes `seq` rise as the offsets do, and concurrent statements lock rows in one order.
@@ -64,7 +66,7 @@ pub struct PostgresSink {
     pool: PgPool,
     group: String,
     topic: String,
-    table_exists: AtomicBool,
+    tables_exist: AtomicBool,
 }
 
 /// Why the sink could not be set up.
@@ -93,17 +95,30 @@ impl PostgresSink {
             pool,
             group: group.to_owned(),
             topic: topic.to_owned(),
-            table_exists: AtomicBool::new(false),
+            tables_exist: AtomicBool::new(false),
         })
     }
 
-    async fn insert(&self, batch: &[Decoded]) -> Result<(), SinkError> {
-        if !self.table_exists.load(Ordering::Relaxed) {
-            bounded(self.create_table()).await?;
-            self.table_exists.store(true, Ordering::Relaxed);
+    /// Makes sure of the tables before their first use. `work` that fails may have met another, empty database: then they are
+    /// looked for again.
+    async fn with_tables<T>(
+        &self,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, SinkError> {
+        if !self.tables_exist.load(Ordering::Relaxed) {
+            bounded(self.create_tables()).await?;
+            self.tables_exist.store(true, Ordering::Relaxed);
         }
+        let result = bounded(work).await;
+        if result.is_err() {
+            self.tables_exist.store(false, Ordering::Relaxed);
+        }
+        result
+    }
+
+    async fn insert(&self, batch: &[Decoded]) -> Result<(), SinkError> {
         let rows = Rows::of(batch)?;
-        let inserted = bounded(async {
+        let inserted = self.with_tables(
             sqlx::query(INSERT)
                 .bind(&self.group)
                 .bind(&self.topic)
@@ -114,28 +129,23 @@ impl PostgresSink {
                 .bind(rows.types)
                 .bind(rows.event_ids)
                 .bind(rows.payloads)
-                .execute(&self.pool)
-                .await
-        })
-        .await;
-        if inserted.is_err() {
-            // The database may have been replaced by an empty one: look again before the next attempt.
-            self.table_exists.store(false, Ordering::Relaxed);
-        }
-        inserted.map(|_result| ())
+                .execute(&self.pool),
+        );
+        inserted.await.map(|_result| ())
     }
 
-    async fn create_table(&self) -> Result<(), sqlx::Error> {
-        let exists: bool = sqlx::query_scalar("SELECT to_regclass('order_events') IS NOT NULL")
+    async fn create_tables(&self) -> Result<(), sqlx::Error> {
+        let exists: bool = sqlx::query_scalar("SELECT to_regclass('order_events') IS NOT NULL AND to_regclass('order_events_place') IS NOT NULL")
             .fetch_one(&self.pool)
             .await?;
-        // Where the table was made beforehand, the sink's role needs no right to create one.
+        // Where the tables were made beforehand, the sink's role needs no right to create them.
         if exists {
             return Ok(());
         }
         let mut transaction = self.pool.begin().await?;
         sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(TABLE_LOCK).execute(&mut *transaction).await?;
         transaction.execute(CREATE_TABLE).await?;
+        transaction.execute(places::CREATE_TABLE).await?;
         transaction.commit().await
     }
 }
@@ -145,12 +155,35 @@ impl Sink for PostgresSink {
         BATCH_LIMIT
     }
 
+    fn patience(&self) -> Duration {
+        // The tables, the batch, and where an exactly-once group's place is, if not where it should be, would each take as long
+        // at most; a database that slow is down, and what it was asked for is asked for again.
+        ACQUIRE_TIMEOUT.max(STATEMENT_TIMEOUT)
+    }
+
+    fn apply_limit(&self) -> usize {
+        BATCH_LIMIT
+    }
+
     fn lanes(&self) -> usize {
         LANES
     }
 
     fn deliver<'a>(&'a self, batch: &'a [Decoded]) -> BoxFuture<'a, Result<(), SinkError>> {
         self.insert(batch).boxed()
+    }
+
+    fn claim(&self, partition: i32, begin: Begin) -> BoxFuture<'_, Result<Claimed, SinkError>> {
+        self.take_place(partition, begin).boxed()
+    }
+
+    fn apply<'a>(
+        &'a self,
+        claimed: &'a Claimed,
+        batch: &'a [Decoded],
+        until: i64,
+    ) -> BoxFuture<'a, Result<Applied, SinkError>> {
+        self.move_place(*claimed, batch, until).boxed()
     }
 }
 

@@ -15,7 +15,7 @@ use order_events::{EventType, OrderEvent, OrderId, OrderSnapshot, OrderStatus};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{Header, Message, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -328,6 +328,15 @@ impl World {
         }
         let committed = reader.committed_offsets(list, ANSWER_TIMEOUT).expect("committed offsets");
         committed.elements().iter().map(|element| element.metadata().to_owned()).collect()
+    }
+
+    /// What `kafka-consumer-groups.sh --reset-offsets` does.
+    pub(crate) fn commit(&self, group: &str, partition: i32, offset: i64) {
+        let reader: BaseConsumer =
+            client(&self.kafka).set("group.id", self.group(group)).create().expect("reader");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, partition, Offset::Offset(offset)).expect("valid offset");
+        reader.commit(&list, CommitMode::Sync).expect("committed");
     }
 
     pub(crate) async fn lag_is_zero(&self, group: &str) {

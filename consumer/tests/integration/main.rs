@@ -9,3 +9,4 @@ mod poison;
 mod sticky;
 mod outages;
 mod guarantees;
+mod exactly_once;

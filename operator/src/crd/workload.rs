@@ -218,7 +218,8 @@ pub enum Delivery {
     /// Deliver, then commit: a crash may repeat events, never lose them.
     #[default]
     AtLeastOnce,
-    /// Deliver and commit in one transaction of the sink (not supported yet).
+    /// The sink applies events and moves the group's place in one transaction: nothing is lost or repeated. PostgreSQL does; an HTTP
+    /// sink must keep the contract of docs/sinks.md.
     ExactlyOnce,
 }
 

@@ -1,7 +1,7 @@
 //! Values that the resource has and this version does not honour: refused, never ignored.
 
 use super::{Problem, Reason};
-use crate::crd::{AdoptionPolicy, DeletionPolicy, Delivery, Mode, OrderPipeline};
+use crate::crd::{AdoptionPolicy, DeletionPolicy, Mode, OrderPipeline};
 
 pub(super) fn problems(pipeline: &OrderPipeline) -> Vec<Problem> {
     let spec = &pipeline.spec;
@@ -35,11 +35,6 @@ pub(super) fn problems(pipeline: &OrderPipeline) -> Vec<Problem> {
     );
     for group in &spec.consumer_groups {
         let field = format!("spec.consumerGroups[{}]", group.name);
-        refuse(
-            group.delivery == Delivery::ExactlyOnce,
-            format!("{field}.delivery"),
-            "ExactlyOnce is not supported yet: use AtLeastOnce, or AtMostOnce",
-        );
         refuse(group.autoscaling.is_some(), format!("{field}.autoscaling"), autoscaling);
     }
     problems

@@ -1,7 +1,7 @@
 //! Consumers that run, and what they say of themselves.
 
 use std::net::SocketAddr;
-use std::process::Child;
+use std::process::{Child, Command};
 
 use consumer::RunError;
 use runtime::shutdown::CancellationToken;
@@ -46,6 +46,12 @@ impl Process {
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("reaped");
+    }
+
+    /// SIGSTOP, SIGCONT.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
     }
 
     pub(crate) async fn has_partitions(&self, count: f64) {
