@@ -18,6 +18,7 @@ pub mod usage;
 pub mod watch;
 pub mod environment;
 pub mod results;
+pub mod receiver;
 pub mod runs;
 pub mod plot;
 pub mod render;

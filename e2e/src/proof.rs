@@ -27,3 +27,4 @@ pub mod workload;
 pub mod faults;
 pub mod run;
 pub mod report;
+pub mod deliveries;

@@ -6,6 +6,7 @@ use anyhow::{Context, anyhow};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::FutureProducer;
 use runtime::kafka::KafkaConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
@@ -195,6 +196,15 @@ impl Arena {
         let mut config = self.backends.kafka_client("bench");
         config.set("group.id", "bench").set("enable.auto.commit", "false").set("check.crcs", "false");
         Ok(config.create()?)
+    }
+
+    /// A producer, and how it is set up where nothing is lost.
+    ///
+    /// # Errors
+    /// When librdkafka refuses a setting.
+    pub fn producer(&self) -> anyhow::Result<FutureProducer> {
+        let mut config = self.backends.kafka_client("bench");
+        Ok(config.set("linger.ms", "1").set("acks", "all").create()?)
     }
 
     /// The topic's partitions.

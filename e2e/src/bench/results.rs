@@ -26,6 +26,55 @@ pub struct Results {
     /// The long runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headline: Option<Part<Headline>>,
+    /// Consumers at work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumers: Option<Part<Consumers>>,
+}
+
+/// Consumers at work.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Consumers {
+    /// Events in the topic.
+    pub events: u64,
+    /// Partition by partition, and by key.
+    pub keys: Vec<KeysAtWork>,
+    /// Seconds of the published comparison.
+    pub published: Spread,
+    /// What each guarantee costs.
+    pub prices: Vec<PriceOf>,
+    /// What a slow order does to the others.
+    pub slow_key: SlowKey,
+}
+
+/// A drain into a sink that takes its time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeysAtWork {
+    /// What the sink takes over an event, in milliseconds.
+    pub pause_millis: f64,
+    /// Events per second, one after another in each partition.
+    pub by_partition: Spread,
+    /// Events per second, keys side by side.
+    pub by_key: Spread,
+}
+
+/// A drain into PostgreSQL.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PriceOf {
+    /// Under which guarantee.
+    pub guarantee: String,
+    /// Rows per second.
+    pub per_second: Spread,
+}
+
+/// Ages of the other orders' events at their delivery, in milliseconds: without and with a slow order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SlowKey {
+    /// Events per second.
+    pub per_second: f64,
+    /// Medians.
+    pub p50: (Spread, Spread),
+    /// 99th percentiles.
+    pub p99: (Spread, Spread),
 }
 
 /// One part, with what it was measured on.
@@ -183,8 +232,11 @@ pub struct Overload {
     pub after: Figures,
     /// Most memory of the service before and during, in MiB.
     pub resident_mib: (f64, f64),
-    /// Seconds from the end of the overload until the service answered as before it.
+    /// Seconds from the end of the overload until the service answered as before it, for two seconds on end.
     pub recovered_after: Option<f64>,
+    /// Shares of half seconds in which it did not: before the overload, and from its recovery on.
+    #[serde(default)]
+    pub ill_slices: (f64, f64),
     /// CPU during the overload.
     pub usage: Usage,
 }

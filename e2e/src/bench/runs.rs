@@ -6,6 +6,7 @@ pub mod drain;
 pub mod latency;
 pub mod headline;
 pub mod overload;
+pub mod consumers;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 use e2e::bench::backends::Backends;
 use e2e::bench::render;
 use e2e::bench::results::Results;
-use e2e::bench::runs::{Plan, drain, headline, ladder, latency};
+use e2e::bench::runs::{Plan, consumers, drain, headline, ladder, latency, overload};
 
 /// Load before each measured window: connections, plans and caches are warm after it.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -29,6 +29,10 @@ enum Part {
     Latency,
     /// The long runs: sustained, half of it, one product, overload.
     Headline,
+    /// The overload of the long runs alone, by the load that they found sustained.
+    Overload,
+    /// Keys side by side, guarantees, a slow order.
+    Consumers,
     /// All of them.
     All,
     /// Nothing is measured; the document is written anew from the results.
@@ -141,6 +145,19 @@ async fn main() -> anyhow::Result<()> {
     if args.wants(Part::Headline) {
         println!("long runs");
         results.headline = Some(headline::run(&plan).await?);
+        args.keep(&results)?;
+    }
+    if args.parts.contains(&Part::Overload) {
+        println!("overload");
+        let part = results.headline.as_mut().context("measure the headline first")?;
+        let sustained =
+            part.found.runs.first().context("the headline has no run")?.figures.offered_per_second;
+        part.found.overload = Some(overload::run(&plan, sustained).await?);
+        args.keep(&results)?;
+    }
+    if args.wants(Part::Consumers) {
+        println!("consumers");
+        results.consumers = Some(consumers::run(&plan, &plan.binary.with_file_name("consumer")).await?);
         args.keep(&results)?;
     }
     println!("results: {}; shown in {}", args.results.display(), args.document.display());

@@ -8,11 +8,14 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Parser;
 use e2e::proof::plan::{Plan, SWEEP, SWEEPS};
+use e2e::proof::points::POINTS;
 use e2e::proof::report::{Report, points_missed, summary};
 use e2e::proof::run::{Settings, run};
 
 /// Runs of `--short`, beside the sweeps: a taste for every commit.
 const SHORT_RUNS: usize = 4;
+/// A campaign of so many runs meets every kind of fault and every fail point.
+const LARGE: u64 = 200;
 /// Runs at most for each that is to count.
 const ATTEMPTS: u64 = 2;
 
@@ -76,18 +79,46 @@ async fn judge(args: Args) -> anyhow::Result<ExitCode> {
         () = stop.cancelled() => bail!("stopped before the end; replicas are ended, nothing is judged"),
     };
     print!("{}", summary(&reports));
+    if let Some(lack) = lack(&args, &reports) {
+        println!("{lack}");
+        return Ok(ExitCode::from(if is_unsound(&reports) { UNSOUND } else { NO_VERDICT }));
+    }
     let missed = points_missed(&reports);
     if args.short && !missed.is_empty() {
         println!("fail points that were never hit: {}", missed.join(", "));
         return Ok(ExitCode::from(NO_VERDICT));
     }
-    Ok(if reports.iter().any(|report| report.broken.is_none() && !report.is_sound()) {
+    Ok(if is_unsound(&reports) {
         ExitCode::from(UNSOUND)
     } else if reports.iter().any(|report| report.broken.is_some()) {
         ExitCode::from(NO_VERDICT)
     } else {
         ExitCode::SUCCESS
     })
+}
+
+fn is_unsound(reports: &[Report]) -> bool {
+    reports.iter().any(|report| report.broken.is_none() && !report.is_sound())
+}
+
+/// What is missing for the campaign to say anything: runs in which enough went wrong, and, of a large one, each kind of fault.
+fn lack(args: &Args, reports: &[Report]) -> Option<String> {
+    if args.short || args.seed.is_some() || args.until_unsound {
+        return None;
+    }
+    let counted = reports.iter().filter(|report| report.counts()).count();
+    if u64::try_from(counted).unwrap_or(u64::MAX) < args.runs {
+        return Some(format!("only {counted} of {} runs had enough faults", args.runs));
+    }
+    let happened = |kind: &str| {
+        reports.iter().flat_map(|report| &report.faults).any(|fault| fault.happened && fault.kind == kind)
+    };
+    let planned = reports.iter().flat_map(|report| Plan::of(report.seed).faults);
+    let mut missed: Vec<&str> =
+        planned.map(|planned| planned.fault.kind()).chain(POINTS).filter(|kind| !happened(kind)).collect();
+    missed.sort_unstable();
+    missed.dedup();
+    (args.runs >= LARGE && !missed.is_empty()).then(|| format!("never happened: {}", missed.join(", ")))
 }
 
 async fn campaign(args: &Args) -> anyhow::Result<Vec<Report>> {

@@ -203,7 +203,12 @@ pub async fn create_topic(topic: &str, partitions: i32) -> anyhow::Result<()> {
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
         for made in admin()?.create_topics([&new], &options()).await? {
             match made {
-                Ok(_) | Err((_, rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Ok(_) => {}
+                // An earlier run's, perhaps on its way out: its records are not this run's.
+                Err((name, rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists)) => {
+                    drop(delete_topic(&name).await);
+                    bail!("topic {name} is still there");
+                }
                 Err((name, code)) => bail!("failed to create topic {name}: {code}"),
             }
         }

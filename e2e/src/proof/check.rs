@@ -1,6 +1,6 @@
 //! The checker: every rule over one run's [`History`]. Pure, so that each rule can be shown to find what it is for.
 //!
-//! The numbers are those of the design; C4, C5 and C9 speak of the consumer. Some rules have no number: a call that is
+//! The numbers are those of the design; C4, C5 and C9 speak of consumers, in [`super::deliveries`]. Some rules have no number: a call that is
 //! answered 500 met something the service does not know, a deadlock says that locks are not taken in one order, a process
 //! that ends unasked has a bug that its restart hides, and a service that does not recover is no proof of anything.
 
@@ -32,6 +32,15 @@ pub enum Rule {
     /// The audited events are those of the orders, and the distinct records of the topic.
     #[serde(rename = "C3")]
     Published,
+    /// Every event of the topic is at the sink or in the dead-letter topic, or was lost within the guarantee's bound.
+    #[serde(rename = "C4")]
+    Delivered,
+    /// The first applications of each order's events rise, and none passes one that is dead-lettered.
+    #[serde(rename = "C5")]
+    InOrder,
+    /// Repetitions at the sink are within the guarantee's bound.
+    #[serde(rename = "C9")]
+    Counted,
     /// The first occurrences of each order's events in the topic are 1..n, on the partition of its key.
     #[serde(rename = "C6")]
     Ordered,
@@ -64,6 +73,9 @@ impl fmt::Display for Rule {
             Self::Kept => "C1",
             Self::Asked => "C2",
             Self::Published => "C3",
+            Self::Delivered => "C4",
+            Self::InOrder => "C5",
+            Self::Counted => "C9",
             Self::Ordered => "C6",
             Self::Unaltered => "C7",
             Self::Balanced => "C8",
@@ -120,6 +132,7 @@ pub fn check(history: &History) -> Verdict {
     violations.extend(calls::understood(history));
     violations.extend(answers::repeated(history));
     violations.extend(answers::founded(history));
+    violations.extend(answers::apt(history));
     violations.extend(events::published(history, &audit));
     violations.extend(events::ordered(history));
     violations.extend(events::unaltered(history, &audit));

@@ -11,6 +11,8 @@ use super::points::{Act, Point};
 const LINES_SHOWN: usize = 5;
 /// What `main` says when it returns an error.
 const ERROR: &str = "Error: ";
+/// What the runtime says of a panic.
+const PANICKED: &str = "panicked at";
 /// Another process took the port between two starts, which is the campaign's doing and not the service's.
 const PORT_TAKEN: &str = "Address already in use";
 
@@ -42,6 +44,13 @@ impl End {
     pub fn at_start(&self) -> bool {
         let error = self.log.find(ERROR).map(|at| &self.log[at..]);
         self.status.code() == Some(1) && error.is_some_and(|error| error.contains(PORT_TAKEN))
+    }
+
+    /// It panicked somewhere, which a caller may have been spared: not by its fail point.
+    #[must_use]
+    pub fn panicked(&self) -> Option<&str> {
+        let panicked = self.log.lines().find(|line| line.contains(PANICKED));
+        panicked.filter(|_| self.by_point().is_none())
     }
 
     /// What is wrong with this end, if it was neither asked for nor has an excuse. Success is no excuse: a service that
@@ -105,6 +114,14 @@ mod tests {
         let asleep = End { armed: Some(Point { act: Act::Sleep(1), ..DIE }), ..died.clone() };
         assert!(asleep.unasked().is_some(), "a sleep ends nothing");
         assert!(End { armed: None, ..died }.unasked().is_some());
+    }
+
+    #[test]
+    fn a_panic_that_the_process_survived_is_found_unless_it_is_the_points() {
+        let log = format!("thread 'lane' panicked at x.rs:1\nfailpoint {} panic", DIE.name);
+        assert!(end(15, Some(Signal::TERM), &log).panicked().is_some());
+        assert!(End { armed: Some(DIE), ..end(6, None, &log) }.panicked().is_none());
+        assert!(end(15, Some(Signal::TERM), "all well").panicked().is_none());
     }
 
     #[test]

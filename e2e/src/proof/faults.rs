@@ -1,8 +1,8 @@
 //! How each fault is done, and what shows that it happened.
 
-mod processes;
-mod network;
-mod servers;
+pub mod processes;
+pub mod network;
+pub mod servers;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -19,8 +19,8 @@ use super::points::Point;
 
 /// Pause before an ended process is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
-/// Longest that a process may take to end after SIGTERM: its grace and a margin for a busy machine.
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// Longest that a process may take to end after SIGTERM: its grace of six seconds, and a margin for a busy machine.
+const STOP_DEADLINE: Duration = Duration::from_secs(12);
 /// Commands that wait for a replica: a few faults at most.
 const COMMANDS: usize = 16;
 
@@ -53,6 +53,8 @@ pub struct Replica {
 #[derive(Default, Debug)]
 struct Shared {
     ends: Vec<End>,
+    /// Times it did not end on SIGTERM in time.
+    hung: usize,
     /// Points of the starts to come.
     points: VecDeque<Point>,
     /// Points of the starts so far.
@@ -99,6 +101,12 @@ impl Replica {
     #[must_use]
     pub fn ends(&self) -> Vec<End> {
         self.lock().ends.clone()
+    }
+
+    /// How often it did not end on SIGTERM in time, and was killed.
+    #[must_use]
+    pub fn hung(&self) -> usize {
+        self.lock().hung
     }
 
     /// Every point that was armed so far.
@@ -202,6 +210,7 @@ impl Keeper {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let armed = shared.current.take();
         let log = String::from_utf8_lossy(log.get(shared.log_before..).unwrap_or_default()).into_owned();
+        shared.hung += usize::from(status.is_none());
         shared.ends.extend(status.map(|status| End { status, told, armed, log }));
     }
 

@@ -29,8 +29,10 @@ pub struct Report {
     pub orders: usize,
     /// Events recorded.
     pub events: usize,
-    /// Records beyond the first of their event.
+    /// Records beyond the first of their event; of deliveries, applications beyond the first.
     pub duplicates: usize,
+    /// Of deliveries: events that are neither at the sink nor in the dead-letter topic.
+    pub lost: usize,
     /// Processes that found no database or no port at their start; each was started again.
     pub ended_at_start: Vec<String>,
     /// From the end of the last fault until every replica took orders and the outbox was empty.
@@ -102,6 +104,19 @@ impl Report {
     #[must_use]
     pub fn line(&self) -> String {
         let Counts { ok, refused, unknown } = self.calls;
+        self.told(&format!(
+            "calls {ok} ok {refused} refused {unknown} unknown; {} events, {} duplicates",
+            self.events, self.duplicates
+        ))
+    }
+
+    /// The same of a run of deliveries.
+    #[must_use]
+    pub fn delivery_line(&self) -> String {
+        self.told(&format!("{} events, {} lost, {} repeated", self.events, self.lost, self.duplicates))
+    }
+
+    fn told(&self, figures: &str) -> String {
         let verdict = match (&self.broken, self.is_sound(), self.counts()) {
             (Some(why), ..) => return format!("seed {}: BROKEN, no verdict: {why}", self.seed),
             (None, true, true) => "sound",
@@ -111,10 +126,8 @@ impl Report {
         let happened: Vec<&str> =
             self.faults.iter().filter(|fault| fault.happened).map(|fault| fault.kind.as_str()).collect();
         let mut text = format!(
-            "seed {}: {verdict}; calls {ok} ok {refused} refused {unknown} unknown; {} events, {} duplicates; recovered in {}; took {}; {} of {} faults: {}",
+            "seed {}: {verdict}; {figures}; recovered in {}; took {}; {} of {} faults: {}",
             self.seed,
-            self.events,
-            self.duplicates,
             seconds(self.recovery_millis),
             seconds(self.took_millis),
             happened.len(),
@@ -138,9 +151,36 @@ impl Report {
     }
 }
 
+/// What all runs of deliveries came to.
+#[must_use]
+pub fn totals(reports: &[Report]) -> String {
+    let sum = |part: fn(&Report) -> usize| reports.iter().map(part).sum::<usize>();
+    let head = format!(
+        "{} events, {} lost, {} repeated; ",
+        sum(|report| report.events),
+        sum(|report| report.lost),
+        sum(|report| report.duplicates)
+    );
+    head + &outcome(reports, BTreeMap::new())
+}
+
 /// What all runs came to.
 #[must_use]
 pub fn summary(reports: &[Report]) -> String {
+    let sum = |part: fn(&Report) -> usize| reports.iter().map(part).sum::<usize>();
+    let head = format!(
+        "{} calls ok, {} refused, {} unknown; {} events, {} duplicates; ",
+        sum(|report| report.calls.ok),
+        sum(|report| report.calls.refused),
+        sum(|report| report.calls.unknown),
+        sum(|report| report.events),
+        sum(|report| report.duplicates),
+    );
+    head + &outcome(reports, POINTS.map(|point| (point, 0)).into())
+}
+
+/// Runs, recoveries, faults by `kinds` and others, and the verdict.
+fn outcome<'a>(reports: &'a [Report], mut kinds: BTreeMap<&'a str, usize>) -> String {
     let counted: Vec<&Report> = reports.iter().filter(|report| report.counts()).collect();
     let unsound: Vec<String> = reports
         .iter()
@@ -148,16 +188,10 @@ pub fn summary(reports: &[Report]) -> String {
         .map(|report| report.seed.to_string())
         .collect();
     let broken = reports.iter().filter(|report| report.broken.is_some()).count();
-    let sum = |part: fn(&Report) -> usize| reports.iter().map(part).sum::<usize>();
     let mut text = format!(
-        "{} runs counted, {} with too few faults, {broken} broken; {} calls ok, {} refused, {} unknown; {} events, {} duplicates\n",
+        "{} runs counted, {} with too few faults, {broken} broken\n",
         counted.len(),
         reports.len() - counted.len() - broken,
-        sum(|report| report.calls.ok),
-        sum(|report| report.calls.refused),
-        sum(|report| report.calls.unknown),
-        sum(|report| report.events),
-        sum(|report| report.duplicates),
     );
     let mut recoveries: Vec<u64> = counted.iter().map(|report| report.recovery_millis).collect();
     recoveries.sort_unstable();
@@ -169,7 +203,6 @@ pub fn summary(reports: &[Report]) -> String {
             seconds(*longest)
         );
     }
-    let mut kinds: BTreeMap<&str, usize> = POINTS.map(|point| (point, 0)).into();
     for fault in reports.iter().flat_map(|report| &report.faults).filter(|fault| fault.happened) {
         *kinds.entry(&fault.kind).or_default() += 1;
     }

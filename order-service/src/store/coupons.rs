@@ -1,8 +1,10 @@
 //! Coupons: used by an order, given back by a cancellation. Never used more often than allowed.
 
+use std::collections::BTreeSet;
+
 use sqlx::PgConnection;
 
-use super::error::DatabaseError;
+use super::error::{DatabaseError, bounded};
 use crate::domain::allot::StockedCoupon;
 use crate::domain::{CouponCode, CouponTerms, Refusal};
 
@@ -35,6 +37,26 @@ pub async fn redeem(
         .map_err(DatabaseError::during("look for coupon"))?;
     let refusal = if exists { Refusal::CouponExhausted } else { Refusal::UnknownCoupon };
     Ok(Err(refusal(code.clone())))
+}
+
+/// Those of the coupons that another transaction keeps locked just now.
+///
+/// # Errors
+/// When the database fails.
+pub async fn locked(
+    connection: &mut PgConnection,
+    codes: &BTreeSet<CouponCode>,
+) -> Result<BTreeSet<CouponCode>, DatabaseError> {
+    let wanted: Vec<&str> = codes.iter().map(CouponCode::as_str).collect();
+    // A statement by itself is a transaction: the locks are let go at its end.
+    let statement = sqlx::query_scalar(
+        "with free as (
+             select code from coupons where code = any($1) for no key update skip locked)
+         select code from coupons where code = any($1) and code not in (select code from free)",
+    );
+    let locked: Vec<String> =
+        bounded("look for locked coupons", statement.bind(&wanted).fetch_all(connection)).await?;
+    Ok(codes.iter().filter(|code| locked.iter().any(|locked| locked == code.as_str())).cloned().collect())
 }
 
 /// Locks the coupons that exist, in the order of their codes, and answers them.

@@ -15,12 +15,12 @@ use tokio::time::timeout;
 use super::error::WriterError;
 use super::job::Job;
 use super::load::Load;
-use crate::domain::{ProductId, Submission};
+use crate::domain::{CouponCode, NewOrder, ProductId, Submission};
 use crate::metrics::WriterMetrics;
 use crate::store::batch::{self, Answer, BatchError};
 use crate::store::error::BEGIN;
 use crate::store::orders::PlaceSettings;
-use crate::store::{DatabaseError, KeyConflict, PlaceError, database, stock};
+use crate::store::{DatabaseError, KeyConflict, PlaceError, coupons, database, stock};
 
 /// What the lanes share.
 #[derive(Debug)]
@@ -99,14 +99,19 @@ impl Lane {
                         .for_each(|(job, answer)| job.tell(answer.map_err(WriterError::from)));
                 }
                 Err(BatchError::Database(error)) if error.is_in_doubt() => tell_all(jobs, error),
-                Err(BatchError::Database(error)) if error.is_lock_timeout() && jobs.len() > 1 => {
+                Err(BatchError::Database(error)) if error.is_lock_timeout() && jobs.len() == 1 => {
+                    tell_all(jobs, error);
+                }
+                Err(BatchError::Database(error)) if error.is_lock_timeout() => {
                     let (blocked, free) = self.part(jobs).await;
-                    if !blocked.is_empty() {
-                        tell_all(blocked, error);
-                        parts.push_front(free);
-                    } else {
+                    match (blocked.is_empty(), free.is_empty()) {
                         // Locked was something else, or no longer.
-                        parts.extend(halves(free));
+                        (true, _) => parts.extend(halves(free)),
+                        (false, true) => tell_all(blocked, error),
+                        (false, false) => {
+                            tell_all(blocked, error);
+                            parts.push_front(free);
+                        }
                     }
                 }
                 // It won't be there for the other parts either.
@@ -124,16 +129,21 @@ impl Lane {
         }
     }
 
-    /// Parts the orders that name a product that somebody has locked from the others; nobody is blocked when that can't be told.
+    /// Parts the orders that name a product or a coupon that somebody has locked from the others; nobody is blocked when that can't
+    /// be told.
     async fn part(&mut self, jobs: Vec<Job>) -> (Vec<Job>, Vec<Job>) {
         let products = |job: &Job| job.submission.new.lines.keys().cloned().collect::<Vec<_>>();
         let named: BTreeSet<ProductId> = jobs.iter().flat_map(products).collect();
-        let locked = match &mut self.connection {
-            Some(connection) => stock::locked(connection, &named).await.unwrap_or_default(),
-            None => BTreeSet::new(),
-        };
-        jobs.into_iter()
-            .partition(|job| job.submission.new.lines.keys().any(|product| locked.contains(product)))
+        let codes: BTreeSet<CouponCode> =
+            jobs.iter().filter_map(|job| job.submission.new.coupon_code.clone()).collect();
+        let Some(connection) = &mut self.connection else { return (Vec::new(), jobs) };
+        let products = stock::locked(connection, &named).await.unwrap_or_default();
+        let coupons = coupons::locked(connection, &codes).await.unwrap_or_default();
+        jobs.into_iter().partition(|job| {
+            let NewOrder { lines, coupon_code, .. } = &job.submission.new;
+            lines.keys().any(|product| products.contains(product))
+                || coupon_code.as_ref().is_some_and(|code| coupons.contains(code))
+        })
     }
 
     /// One transaction, on a new connection if the one that was kept turns out to be dead before anything was done on it.

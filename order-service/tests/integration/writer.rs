@@ -109,6 +109,17 @@ async fn an_order_that_breaks_its_transaction_fails_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_product_that_somebody_keeps_locked_fails_its_own_orders_alone() {
+    locked_fails_its_own_orders_alone("select from products where product_id = 'p1' for update", None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coupon_that_somebody_keeps_locked_fails_its_own_orders_alone() {
+    let locked = "select from coupons where code = 'TEN' for update";
+    locked_fails_its_own_orders_alone(locked, Some("TEN")).await;
+}
+
+/// Of sixteen orders of one batch, the one of p1, with this coupon.
+async fn locked_fails_its_own_orders_alone(locked: &'static str, coupon: Option<&str>) {
     bench(None, async |bench| {
         let mut config = bench.config("a");
         config.writer.writer_lanes = NonZeroU32::MIN;
@@ -116,13 +127,12 @@ async fn a_product_that_somebody_keeps_locked_fails_its_own_orders_alone() {
         // Long enough that all are of one batch.
         config.writer.writer_linger = Duration::from_millis(200);
         let shop = bench.start_with(config).await;
-        shop.load(&[("p1", 100, 10), ("p2", 100, 20)], &[]).await;
+        shop.load(&[("p1", 100, 10), ("p2", 100, 20)], &[("TEN", 10, 100)]).await;
         let mut holder = bench.pool.begin().await.unwrap();
-        let locked = "select from products where product_id = 'p1' for update";
         sqlx::query(locked).execute(&mut *holder).await.unwrap();
         let began = Instant::now();
         let (blocked, free) = tokio::join!(
-            shop.order("p1", 1, None),
+            shop.order("p1", 1, coupon),
             join_all((0..15).map(async |_| shop.order("p2", 1, None).await))
         );
         assert_eq!(blocked.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -131,7 +141,7 @@ async fn a_product_that_somebody_keeps_locked_fails_its_own_orders_alone() {
         // Halving sixteen orders down to that one would wait five times.
         assert!(began.elapsed() < LOCK_TIMEOUT * 4, "{:?}", began.elapsed());
         holder.rollback().await.unwrap();
-        assert_eq!(shop.order("p1", 1, None).await.status(), StatusCode::CREATED);
+        assert_eq!(shop.order("p1", 1, coupon).await.status(), StatusCode::CREATED);
         shop.stop().await;
     })
     .await;

@@ -18,6 +18,8 @@ const FACTOR: f64 = 4.0;
 const CONNECTIONS: usize = 4096;
 /// Recovery is looked at in slices of this.
 const SLICE: Duration = Duration::from_millis(500);
+/// Slices in a row that show that it is over: two seconds.
+const WELL_IN_A_ROW: usize = 4;
 /// A slice is as before when its p99 is at most this many times that of before …
 const AS_BEFORE_FACTOR: f64 = 2.0;
 /// … or below this, in milliseconds.
@@ -45,9 +47,10 @@ pub async fn run(plan: &Plan, sustained: f64) -> anyhow::Result<Overload> {
     let (during, after) = (during?, after?);
     stage.strike().await?;
     let bound = (before.figures.accepted_latency.p99 * AS_BEFORE_FACTOR).max(AS_BEFORE_MILLIS);
-    let recovered_after = recovery(&after.samples, phase, bound);
+    let (recovered_after, ill_after) = recovery(&after.samples, Duration::ZERO, phase, bound);
+    let (_, ill_before) = recovery(&before.samples, plan.warm_up, phase, bound);
     println!(
-        "  overload: {:.0}/s offered, {:.0}/s accepted with p99 {:.1} ms, {} shed, {} others, {} broken, {} unsent; recovered after {recovered_after:?} s",
+        "  overload: {:.0}/s offered, {:.0}/s accepted with p99 {:.1} ms, {} shed, {} others, {} broken, {} unsent; recovered after {recovered_after:?} s, then {ill_after:.2} of the slices ill, before {ill_before:.2}",
         during.figures.offered_per_second,
         during.figures.accepted_per_second,
         during.figures.accepted_latency.p99,
@@ -62,20 +65,26 @@ pub async fn run(plan: &Plan, sustained: f64) -> anyhow::Result<Overload> {
         during: during.figures,
         after: after.figures,
         recovered_after,
+        ill_slices: (ill_before, ill_after),
         usage: during.usage,
     })
 }
 
-/// Seconds until the first slice from which on every slice is as before.
-fn recovery(samples: &Samples, phase: Duration, p99_bound: f64) -> Option<f64> {
+/// Seconds until the first of so many slices in a row that are as before, and the share of slices from there on that are not: a
+/// machine has moments of its own, and there are such slices before the overload too.
+fn recovery(samples: &Samples, from: Duration, phase: Duration, p99_bound: f64) -> (Option<f64>, f64) {
     let slices = u32::try_from(phase.as_millis() / SLICE.as_millis()).unwrap_or_default();
-    let is_well = |slice: &u32| {
-        let figures = samples.figures(SLICE * *slice, SLICE * (*slice + 1));
+    let is_well = |slice: u32| {
+        let figures = samples.figures(from + SLICE * slice, from + SLICE * (slice + 1));
         figures.accepted == figures.calls() && figures.accepted_latency.p99 <= p99_bound
     };
-    let last_ill = (0..slices).rev().find(|slice| !is_well(slice));
-    let well_from = last_ill.map_or(0, |slice| slice + 1);
-    (well_from < slices).then(|| (SLICE * well_from).as_secs_f64())
+    let well: Vec<bool> = (0..slices).map(is_well).collect();
+    let Some(first) = well.windows(WELL_IN_A_ROW).position(|row| row.iter().all(|is_well| *is_well)) else {
+        return (None, 1.0);
+    };
+    let rest = &well[first..];
+    let ill = rest.iter().filter(|is_well| !**is_well).count();
+    (Some(SLICE.as_secs_f64() * first as f64), ill as f64 / rest.len() as f64)
 }
 
 #[cfg(test)]
@@ -90,11 +99,13 @@ mod tests {
     }
 
     #[test]
-    fn recovery_is_the_start_of_the_well_slices_at_the_end() {
+    fn recovery_is_the_start_of_two_well_seconds_and_what_is_ill_later_is_told_beside_it() {
         let phase = Duration::from_secs(4);
-        assert_eq!(recovery(&samples(|_| 1000), phase, 30.0), Some(0.0));
-        let slow_at_first = samples(|due| if due < 1_200_000 { 90_000 } else { 1000 });
-        assert_eq!(recovery(&slow_at_first, phase, 30.0), Some(1.5));
-        assert_eq!(recovery(&samples(|_| 90_000), phase, 30.0), None);
+        let found = |latency: fn(u32) -> u32| recovery(&samples(latency), Duration::ZERO, phase, 30.0);
+        assert_eq!(found(|_| 1000), (Some(0.0), 0.0));
+        assert_eq!(found(|due| if due < 1_200_000 { 90_000 } else { 1000 }), (Some(1.5), 0.0));
+        assert_eq!(found(|_| 90_000), (None, 1.0));
+        let stall = |due: u32| if (3_000_000..3_500_000).contains(&due) { 90_000 } else { 1000 };
+        assert_eq!(found(stall), (Some(0.0), 0.125));
     }
 }

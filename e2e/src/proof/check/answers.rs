@@ -2,15 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use order_events::OrderStatus;
+
 use super::{Rule, Violation};
 use crate::proof::history::History;
-use crate::proof::ledger::{Action, Outcome, Purchase};
+use crate::proof::ledger::{Action, Outcome, Purchase, Verb};
 
 /// Refusals that are kept under their key and given again, whatever has become possible since.
 const KEPT: [&str; 5] =
     ["insufficient-stock", OUT_OF_COUPONS, "unknown-product", "unknown-coupon", "amount-too-large"];
 /// The key was used for another order.
 const REUSED: &str = "idempotency-key-reused";
+/// What no purchase of a plan gives a reason for.
+const NEVER_DESERVED: [&str; 4] = ["unknown-product", "unknown-coupon", "amount-too-large", "invalid"];
 const OUT_OF_STOCK: &str = "insufficient-stock";
 const OUT_OF_COUPONS: &str = "coupon-exhausted";
 
@@ -58,6 +62,25 @@ fn definite(outcome: &Outcome) -> Option<String> {
     }
 }
 
+/// C1, as to answers: a success shows the order in the state that was asked for.
+#[must_use]
+pub fn apt(history: &History) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for call in &history.calls {
+        let Outcome::Ok(answer) = &call.outcome else { continue };
+        // A repetition is shown the order as it was created.
+        let (status, is_its_version) = match &call.action {
+            Action::Create(_) => (OrderStatus::Pending, answer.version == 1),
+            Action::Change { to: Verb::Confirm, .. } => (OrderStatus::Confirmed, answer.version > 1),
+            Action::Change { to: Verb::Cancel, .. } => (OrderStatus::Cancelled, answer.version > 1),
+        };
+        if answer.status != status || !is_its_version {
+            found.push(format!("{:?} was answered with {answer:?}", call.action));
+        }
+    }
+    found.into_iter().map(|what| Violation::of(Rule::Kept, what)).collect()
+}
+
 /// No order is refused for want of stock, or of a coupon's uses, where everything that anybody ever asked for could be had.
 #[must_use]
 pub fn founded(history: &History) -> Vec<Violation> {
@@ -92,7 +115,8 @@ pub fn founded(history: &History) -> Vec<Violation> {
                 let limit = history.shop.coupons.get(code).map(|coupon| coupon.limit);
                 limit.is_some_and(|limit| limit >= uses.get(code).copied().unwrap_or_default())
             }),
-            _ => false,
+            // Every purchase of a plan is of what its shop has.
+            word => NEVER_DESERVED.contains(&word),
         };
         if unfounded {
             found.push(format!("purchase {} was refused for {problem}, and there was enough", purchase.user));
@@ -103,8 +127,6 @@ pub fn founded(history: &History) -> Vec<Violation> {
 
 #[cfg(test)]
 mod tests {
-    use order_events::OrderStatus;
-
     use super::super::fixture::{broken, call, create, ok, pending, refused, sound};
     use super::*;
 
@@ -116,7 +138,7 @@ mod tests {
     fn a_repetition_that_is_refused_after_it_was_accepted_is_found() {
         let mut history = sound();
         history.calls.push(call(create("u2", Some("TEN")), refused_for("unknown-coupon")));
-        assert_eq!(broken(&history), [Rule::Asked]);
+        assert_eq!(broken(&history), [Rule::Asked, Rule::Founded]);
     }
 
     #[test]
@@ -134,7 +156,7 @@ mod tests {
         history.calls.push(call(other.clone(), refused_for(REUSED)));
         assert!(broken(&history).is_empty());
         history.calls.push(call(other, refused_for("unknown-product")));
-        assert_eq!(broken(&history), [Rule::Asked]);
+        assert_eq!(broken(&history), [Rule::Asked, Rule::Founded]);
     }
 
     #[test]
@@ -145,6 +167,20 @@ mod tests {
         history.shop.products.get_mut("tea").unwrap().stock += 1;
         *history.stock.get_mut("tea").unwrap() += 1;
         assert_eq!(broken(&history), [Rule::Founded]);
+    }
+
+    #[test]
+    fn an_order_that_is_refused_as_unknown_and_one_that_is_shown_in_another_state_are_found() {
+        let mut history = sound();
+        history.calls.push(call(create("u4", None), refused_for("invalid")));
+        assert_eq!(broken(&history), [Rule::Founded]);
+        let mut history = sound();
+        for call in &mut history.calls {
+            if let (Action::Create(_), Outcome::Ok(answer)) = (&call.action, &mut call.outcome) {
+                answer.status = OrderStatus::Confirmed;
+            }
+        }
+        assert!(broken(&history).contains(&Rule::Kept));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use order_events::cloudevents::HEADER_ORDER_VERSION;
-use order_events::{OrderEvent, partition_for};
+use order_events::{EventType, OrderEvent, OrderStatus, partition_for};
 use uuid::Uuid;
 
 use super::{Audit, Rule, Violation, decoded, identity};
@@ -21,6 +21,7 @@ pub fn published(history: &History, audit: &Audit<'_>) -> Vec<Violation> {
     let mut expected = BTreeSet::new();
     for order in &history.orders {
         expected.extend((1..=order.version).map(|version| (order.id, version)));
+        found.extend(no_life(order.id, audit));
         for event in audit.of_order(order.id).filter(|event| !shows(event, order, &history.shop)) {
             found.push(format!(
                 "event {} of {} does not show the order as it is stored",
@@ -46,6 +47,27 @@ pub fn published(history: &History, audit: &Audit<'_>) -> Vec<Violation> {
     );
     each(&mut found, topic.difference(&recorded).collect(), "is a ghost: in the topic, and never recorded");
     found.into_iter().map(|what| Violation::of(Rule::Published, what)).collect()
+}
+
+/// An order is created, then perhaps confirmed, then perhaps cancelled, and each event says which in type and status.
+fn no_life(order: Uuid, audit: &Audit<'_>) -> Option<String> {
+    use EventType::{OrderCancelled, OrderConfirmed, OrderCreated};
+    let lived: Vec<EventType> = audit.of_order(order).map(|event| event.event_type).collect();
+    let is_a_life = matches!(
+        lived.as_slice(),
+        [] | [OrderCreated]
+            | [OrderCreated, OrderConfirmed | OrderCancelled]
+            | [OrderCreated, OrderConfirmed, OrderCancelled]
+    );
+    let is_said = audit.of_order(order).all(|event| {
+        event.order.status
+            == match event.event_type {
+                OrderCreated => OrderStatus::Pending,
+                OrderConfirmed => OrderStatus::Confirmed,
+                OrderCancelled => OrderStatus::Cancelled,
+            }
+    });
+    (!is_a_life || !is_said).then(|| format!("the events of {order} are no life of an order: {lived:?}"))
 }
 
 fn shows(event: &OrderEvent, order: &StoredOrder, shop: &Shop) -> bool {
@@ -117,8 +139,6 @@ fn at(record: &Record) -> String {
 
 #[cfg(test)]
 mod tests {
-    use order_events::EventType;
-
     use super::super::fixture::{audited, broken, cancelled, event, pending, record, sound};
     use super::*;
 

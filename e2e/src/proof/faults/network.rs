@@ -12,7 +12,7 @@ const DELAY: Duration = Duration::from_millis(200);
 const LOSS_PERCENT: u32 = 5;
 
 /// Makes the network of that route bad for a while. Felt when a piece was held back or made late, or a connection broke.
-pub(super) async fn disturb(
+pub async fn disturb(
     world: &World,
     route: Route,
     trouble: Trouble,
@@ -24,8 +24,21 @@ pub(super) async fn disturb(
         Route::Kafka(replica) => vec![&world.to_kafka[replica]],
         Route::AllKafka => world.to_kafka.iter().collect(),
     };
-    let before = touched(&links);
-    for link in &links {
+    disturb_links(&links, &format!("{route:?}"), trouble, lasting).await
+}
+
+/// The same on these wires, which are called `name`.
+///
+/// # Errors
+/// None so far.
+pub async fn disturb_links(
+    links: &[&Link],
+    name: &str,
+    trouble: Trouble,
+    lasting: Duration,
+) -> anyhow::Result<Option<String>> {
+    let before = touched(links);
+    for link in links {
         match trouble {
             Trouble::Cut => link.set(Weather::Cut, Weather::Cut),
             Trouble::CutToBackend => link.set(Weather::Cut, Weather::Fair),
@@ -43,8 +56,8 @@ pub(super) async fn disturb(
         // The connections' tasks count themselves.
         tokio::task::yield_now().await;
     }
-    let felt = touched(&links) - before;
-    Ok((felt > 0).then(|| format!("{route:?} {trouble:?} for {lasting:?}: {felt} pieces or connections")))
+    let felt = touched(links) - before;
+    Ok((felt > 0).then(|| format!("{name} {trouble:?} for {lasting:?}: {felt} pieces or connections")))
 }
 
 fn touched(links: &[&Link]) -> u64 {

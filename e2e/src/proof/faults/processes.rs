@@ -7,12 +7,12 @@ use rustix::process::Signal;
 use crate::proof::replica::Replica;
 
 /// SIGKILL; it is started again.
-pub(super) async fn kill(replica: &Replica) -> anyhow::Result<Option<String>> {
+pub async fn kill(replica: &Replica) -> anyhow::Result<Option<String>> {
     Ok(replica.kill().await.then(|| format!("{} killed", replica.name)))
 }
 
 /// SIGSTOP, then SIGCONT: it wakes with leases that have run out.
-pub(super) async fn freeze(replica: &Replica, lasting: Duration) -> anyhow::Result<Option<String>> {
+pub async fn freeze(replica: &Replica, lasting: Duration) -> anyhow::Result<Option<String>> {
     let stopped = replica.signal(Signal::STOP).await;
     tokio::time::sleep(lasting).await;
     let woken = replica.signal(Signal::CONT).await;
@@ -20,12 +20,12 @@ pub(super) async fn freeze(replica: &Replica, lasting: Duration) -> anyhow::Resu
 }
 
 /// SIGTERM; it is started again.
-pub(super) async fn terminate(replica: &Replica) -> anyhow::Result<Option<String>> {
+pub async fn terminate(replica: &Replica) -> anyhow::Result<Option<String>> {
     Ok(replica.restart().await.map(|status| format!("{} ended on SIGTERM: {status}", replica.name)))
 }
 
 /// SIGTERM to each in turn.
-pub(super) async fn roll(replicas: &[Replica]) -> anyhow::Result<Option<String>> {
+pub async fn roll(replicas: &[Replica]) -> anyhow::Result<Option<String>> {
     let mut ended = 0;
     for replica in replicas {
         if terminate(replica).await?.is_some() {

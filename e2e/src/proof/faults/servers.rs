@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use sqlx::PgPool;
 use tokio::time::Instant;
 
 use crate::proof::backends::{Container, SMALL_DISK_HOLDER};
@@ -16,7 +17,7 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 const NO_SPACE: &str = "No space left on device";
 
 /// Stops its processes for a while: connections stay, nothing answers.
-pub(super) async fn freeze(container: &Container, lasting: Duration) -> anyhow::Result<Option<String>> {
+pub async fn freeze(container: &Container, lasting: Duration) -> anyhow::Result<Option<String>> {
     let _claimed = container.claim().await;
     container.docker(&["pause"]).await?;
     tokio::time::sleep(lasting).await;
@@ -25,7 +26,7 @@ pub(super) async fn freeze(container: &Container, lasting: Duration) -> anyhow::
 }
 
 /// SIGKILL to all its processes, and a start after a while.
-pub(super) async fn kill(container: &Container, down: Duration) -> anyhow::Result<Option<String>> {
+pub async fn kill(container: &Container, down: Duration) -> anyhow::Result<Option<String>> {
     let _claimed = container.claim().await;
     container.docker(&["kill"]).await?;
     tokio::time::sleep(down).await;
@@ -34,7 +35,7 @@ pub(super) async fn kill(container: &Container, down: Duration) -> anyhow::Resul
 }
 
 /// SIGKILL to one server process: PostgreSQL then ends all others and recovers from its WAL.
-pub(super) async fn crash_postgres(world: &World) -> anyhow::Result<Option<String>> {
+pub async fn crash_postgres(world: &World) -> anyhow::Result<Option<String>> {
     let container = &world.postgres.container;
     let _claimed = container.claim().await;
     let victim: Option<i32> = sqlx::query_scalar(
@@ -49,22 +50,31 @@ pub(super) async fn crash_postgres(world: &World) -> anyhow::Result<Option<Strin
 }
 
 /// Ends every connection of the service.
-pub(super) async fn terminate_backends(world: &World) -> anyhow::Result<Option<String>> {
+pub async fn terminate_backends(world: &World) -> anyhow::Result<Option<String>> {
+    end_connections(&world.pool, "order-service").await
+}
+
+/// Ends every connection of those who call themselves so.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn end_connections(pool: &PgPool, name: &str) -> anyhow::Result<Option<String>> {
     let ended: i64 = sqlx::query_scalar(
         // In two steps: the order of conditions is the planner's, and one that ends connections must not try them all.
         "with theirs as materialized (
              select pid from pg_stat_activity where datname = current_database()
-             and application_name = 'order-service' and pid <> pg_backend_pid())
+             and application_name = $1 and pid <> pg_backend_pid())
          select count(*) from theirs where pg_terminate_backend(pid)",
     )
-    .fetch_one(&world.pool)
+    .bind(name)
+    .fetch_one(pool)
     .await?;
     Ok((ended > 0).then(|| format!("{ended} connections ended")))
 }
 
 /// Fills the disk and makes PostgreSQL ask for more of it, again and again; then frees it and starts the server if it
 /// gave up.
-pub(super) async fn fill_disk(world: &World, lasting: Duration) -> anyhow::Result<Option<String>> {
+pub async fn fill_disk(world: &World, lasting: Duration) -> anyhow::Result<Option<String>> {
     let container = &world.postgres.container;
     let _claimed = container.claim().await;
     let since = chrono_like_now().await?;

@@ -1,0 +1,75 @@
+//! How each fault is done, and what shows that it happened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::plan::{Fault, Mood, Planned};
+use super::world::World;
+use crate::proof::faults::{Happening, network, processes, servers};
+use crate::proof::replica::Replica;
+
+/// How often a guest joins and leaves in a storm, and how long it stays and stays away: longer than joining takes.
+const STORM_VISITS: u32 = 3;
+const STORM_PAUSE: Duration = Duration::from_secs(2);
+
+/// Lets every fault of the plan come at its time; ends when the last is over.
+pub async fn inject_all(world: &Arc<World>, faults: &[Planned]) -> Vec<Happening> {
+    let start = Instant::now();
+    let mut under_way = JoinSet::new();
+    for planned in faults {
+        let (world, Planned { at, fault }) = (Arc::clone(world), *planned);
+        under_way.spawn(async move {
+            tokio::time::sleep_until(start + Duration::from_millis(at)).await;
+            let (happened, detail) = match inject(&world, fault).await {
+                Ok(Some(detail)) => (true, detail),
+                Ok(None) => (false, "nothing was there to feel it".to_owned()),
+                Err(error) => (false, format!("{error:#}")),
+            };
+            Happening { kind: fault.kind().to_owned(), happened, detail }
+        });
+    }
+    under_way.join_all().await
+}
+
+async fn inject(world: &World, fault: Fault) -> anyhow::Result<Option<String>> {
+    let lasting = Duration::from_millis;
+    match fault {
+        Fault::Kill(member) => processes::kill(&world.members[member]).await,
+        Fault::Freeze(member, millis) => processes::freeze(&world.members[member], lasting(millis)).await,
+        Fault::Roll => processes::roll(&world.members).await,
+        Fault::Storm => storm(world).await,
+        Fault::FreezeKafka(millis) => servers::freeze(&world.kafka, lasting(millis)).await,
+        Fault::Kafka(member, trouble, millis) => {
+            network::disturb_links(&[&world.to_kafka[member]], "Kafka", trouble, lasting(millis)).await
+        }
+        Fault::Sink(member, trouble, millis) => {
+            network::disturb_links(&[&world.to_postgres[member]], "PostgreSQL", trouble, lasting(millis))
+                .await
+        }
+        Fault::EndConnections => servers::end_connections(&world.pool, &world.group).await,
+        Fault::Mood(mood, millis) => be(world, mood, lasting(millis)).await,
+    }
+}
+
+async fn be(world: &World, mood: Mood, lasting: Duration) -> anyhow::Result<Option<String>> {
+    let before = world.sink.ledger().moody;
+    world.sink.mood(mood);
+    tokio::time::sleep(lasting).await;
+    world.sink.mood(Mood::Fair);
+    let felt = world.sink.ledger().moody - before;
+    Ok((felt > 0).then(|| format!("{felt} requests met the sink's mood {mood:?} within {lasting:?}")))
+}
+
+async fn storm(world: &World) -> anyhow::Result<Option<String>> {
+    let mut left = 0;
+    for _ in 0..STORM_VISITS {
+        let guest = Replica::start(world.guest.clone()).await?;
+        tokio::time::sleep(STORM_PAUSE).await;
+        left += u32::from(guest.finish().await.is_some());
+        tokio::time::sleep(STORM_PAUSE / 2).await;
+    }
+    Ok((left > 0).then(|| format!("a guest joined and left {left} times")))
+}
