@@ -116,7 +116,7 @@ fn the_architecture_names_every_folder() {
     fail_if_any("ARCHITECTURE.md does not say what these folders own", &unnamed);
 }
 
-/// Each opens by saying what bug it plants, and git can plant it: a patch that no longer applies would let the checker
+/// Each opens by saying what bug it plants and which rules that breaks, and git can plant it: a patch that no longer applies would let the checker
 /// go untested without a word.
 #[test]
 fn every_planted_bug_still_applies() {
@@ -124,9 +124,16 @@ fn every_planted_bug_still_applies() {
     for (name, text) in files(".patch") {
         let check =
             Command::new("git").args(["apply", "--check", &name]).current_dir(root()).output().unwrap();
-        if !text.starts_with("Plants: ") || !check.status.success() {
+        let says = ["Plants: ", "Breaks: "]
+            .iter()
+            .zip(text.lines())
+            .all(|(word, line)| line.strip_prefix(word).is_some_and(|rest| !rest.is_empty()));
+        if !says || !check.status.success() {
             stale.push(format!("{name}: {}", String::from_utf8_lossy(&check.stderr)));
         }
     }
-    fail_if_any("these patches want `Plants: …` as first line, or no longer apply", &stale);
+    fail_if_any(
+        "these patches want `Plants: …` and `Breaks: …` as their first lines, or no longer apply",
+        &stale,
+    );
 }

@@ -22,12 +22,18 @@ proof_up() {
 # build_service TREE FILE: builds it from the tree and puts it into FILE. A copy, because every build of the service, with or
 # without fail points, takes the same place in the target folder. Each step is followed by its own way out: a caller that
 # asks for the status turns `set -e` off.
-build_service() {
-  local tree=$1 file=$2 profile=${PROOF_PROFILE:-release} folder
-  folder=$profile
+build_service() { build_copy "$1" "$2" "${PROOF_PROFILE:-release}" order-service --features failpoints; }
+
+# build_consumer TREE FILE: the same of the consumer, which has no fail points. Its speed is its sink's, so it is not optimised.
+build_consumer() { build_copy "$1" "$2" dev consumer; }
+
+# build_copy TREE FILE PROFILE PROGRAM [OPTION...]
+build_copy() {
+  local tree=$1 file=$2 profile=$3 program=$4 folder=$3
+  shift 4
   [[ $profile != dev ]] || folder=debug
-  (cd "$tree" && cargo build --quiet --locked --profile "$profile" -p order-service --features failpoints) || return 1
+  (cd "$tree" && cargo build --quiet --locked --profile "$profile" -p "$program" --bin "$program" "$@") || return 1
   mkdir -p "$(dirname "$file")" || return 1
-  cp "$CARGO_TARGET_DIR/$folder/order-service" "$file.new" || return 1
+  cp "$CARGO_TARGET_DIR/$folder/$program" "$file.new" || return 1
   mv "$file.new" "$file"
 }

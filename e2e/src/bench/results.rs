@@ -248,7 +248,9 @@ impl Spread {
         let mut sorted: Vec<f64> = values.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
         let (Some(min), Some(max)) = (sorted.first(), sorted.last()) else { return Self::default() };
-        Self { median: sorted[(sorted.len() - 1) / 2], min: *min, max: *max }
+        // Of an even number, the mean of the middle two: neither is nearer to the truth.
+        let middle = f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+        Self { median: middle, min: *min, max: *max }
     }
 }
 
@@ -283,7 +285,7 @@ mod tests {
     #[test]
     fn a_spread_is_median_and_extremes() {
         assert_eq!(Spread::of([3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
-        assert_eq!(Spread::of([4.0, 1.0]), Spread { median: 1.0, min: 1.0, max: 4.0 });
+        assert_eq!(Spread::of([4.0, 1.0]), Spread { median: 2.5, min: 1.0, max: 4.0 });
         assert_eq!(Spread::of([]), Spread::default());
     }
 }

@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::backends::Arena;
 use super::samples::micros;
 
-/// How long one poll waits: how late a stop is noticed.
-const POLL: Duration = Duration::from_millis(50);
+/// How long one poll waits, and how long nothing may come for the watch to end.
+const POLL: Duration = Duration::from_millis(200);
 /// Longest wait for the first answer of the broker.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -48,7 +48,7 @@ impl Watch {
         Ok(Self { stop, task })
     }
 
-    /// Stops, and answers every record's order with when it was seen.
+    /// Stops once nothing more comes, and answers every record's order with when it was seen.
     ///
     /// # Errors
     /// When the consumer failed.
@@ -60,12 +60,16 @@ impl Watch {
 
 fn watch(consumer: &BaseConsumer, start: Instant, stop: &AtomicBool) -> anyhow::Result<Vec<(Uuid, u64)>> {
     let mut seen = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        let Some(record) = consumer.poll(POLL) else { continue };
+    loop {
+        let Some(record) = consumer.poll(POLL) else {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(seen);
+            }
+            continue;
+        };
         let record = record?;
         let at = micros(start.elapsed());
         let key = std::str::from_utf8(record.key().context("a record without a key")?)?;
         seen.push((Uuid::parse_str(key)?, at));
     }
-    Ok(seen)
 }

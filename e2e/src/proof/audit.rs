@@ -105,7 +105,7 @@ pub async fn coupon_uses(pool: &PgPool) -> anyhow::Result<Vec<(String, i64)>> {
     rows.await.context("failed to read the coupons")
 }
 
-/// Deadlocks in the database since the server last crashed.
+/// Deadlocks in the database since the server last crashed: a crash forgets its statistics.
 ///
 /// # Errors
 /// When the database fails.

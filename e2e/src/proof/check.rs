@@ -133,6 +133,7 @@ pub fn check(history: &History) -> Verdict {
     violations.extend(answers::repeated(history));
     violations.extend(answers::founded(history));
     violations.extend(answers::apt(history));
+    violations.extend(answers::read(history));
     violations.extend(events::published(history, &audit));
     violations.extend(events::ordered(history));
     violations.extend(events::unaltered(history, &audit));

@@ -30,6 +30,7 @@ struct Order {
     order_id: Uuid,
     version: i64,
     status: OrderStatus,
+    total_minor: i64,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +91,17 @@ impl Caller {
     }
 }
 
+impl Caller {
+    /// What the replica says of the order now, if it says anything.
+    pub async fn read(&self, replica: usize, order: Uuid) -> Option<Answer> {
+        let response = self.http.get(format!("{}/orders/{order}", self.bases[replica])).send().await.ok()?;
+        match outcome(response).await {
+            Outcome::Ok(answer) => Some(answer),
+            Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
+        }
+    }
+}
+
 async fn outcome(response: Response) -> Outcome {
     let status = response.status();
     let invites_repetition = response.headers().contains_key(RETRY_AFTER);
@@ -101,10 +113,10 @@ async fn outcome(response: Response) -> Outcome {
     };
     if status.is_success() {
         return match serde_json::from_slice::<Order>(&body) {
-            Ok(Order { order_id, version, status }) => {
+            Ok(Order { order_id, version, status, total_minor }) => {
                 let mut hasher = DefaultHasher::new();
                 body.hash(&mut hasher);
-                Outcome::Ok(Answer { order: order_id, version, status, body: hasher.finish() })
+                Outcome::Ok(Answer { order: order_id, version, status, total_minor, body: hasher.finish() })
             }
             Err(error) => Outcome::Unknown { status: status.as_u16(), why: error.to_string() },
         };

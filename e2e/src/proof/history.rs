@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::ledger::Call;
+use super::ledger::{Answer, Call};
 use super::plan::Shop;
 
 /// The ledgers of one run.
@@ -30,7 +30,9 @@ pub struct History {
     pub stock: BTreeMap<String, i64>,
     /// Uses of each coupon.
     pub coupon_uses: BTreeMap<String, i64>,
-    /// Deadlocks that PostgreSQL had to resolve, since it last crashed.
+    /// What `GET /orders/{id}` said of each order after the recovery; `None` where there was no answer that says it.
+    pub read: Vec<(Uuid, Option<Answer>)>,
+    /// Deadlocks that PostgreSQL had to resolve.
     pub deadlocks: i64,
 }
 

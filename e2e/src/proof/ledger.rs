@@ -100,6 +100,8 @@ pub struct Answer {
     pub version: i64,
     /// Its status.
     pub status: OrderStatus,
+    /// What is to be paid.
+    pub total_minor: i64,
     /// Hash of the body's bytes.
     pub body: u64,
 }

@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, MutexGuard, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -61,6 +61,8 @@ struct Wire {
     touched: AtomicU64,
     /// Seed of the next connection's losses.
     next_seed: AtomicU64,
+    /// Held by the fault that makes its weather.
+    fault: Mutex<()>,
 }
 
 impl Link {
@@ -75,7 +77,14 @@ impl Link {
             forgets: watch::Sender::new(0),
             touched: AtomicU64::new(0),
             next_seed: AtomicU64::new(seed),
+            fault: Mutex::new(()),
         }))
+    }
+
+    /// For one fault alone, until it is dropped: of two at once, the first that ends would heal the other, and each would
+    /// be taken to have been felt where only one was.
+    pub async fn claim(&self) -> MutexGuard<'_, ()> {
+        self.0.fault.lock().await
     }
 
     /// Changes the weather of both directions.

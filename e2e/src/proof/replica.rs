@@ -109,6 +109,13 @@ impl Replica {
         self.lock().hung
     }
 
+    /// How many of its processes have ended so far, one way or another.
+    #[must_use]
+    pub fn processes_ended(&self) -> usize {
+        let shared = self.lock();
+        shared.ends.len() + shared.hung
+    }
+
     /// Every point that was armed so far.
     #[must_use]
     pub fn armed(&self) -> Vec<Point> {

@@ -1,5 +1,6 @@
 //! The clients: they buy, repeat what they do not know the outcome of, race against each other, confirm and cancel.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -74,6 +75,19 @@ impl Workload {
         let lines = vec![(PROBE.to_owned(), 1)];
         let action = Action::Create(Purchase { user, key, lines, coupon: None });
         Ok(matches!(self.call(PROBER, replica, action).await?, Outcome::Ok(_)))
+    }
+
+    /// What the replicas, each in turn, say of every order that a client was told of.
+    pub async fn read_back(&self) -> Vec<(Uuid, Option<Answer>)> {
+        let told = self.ledger.calls().into_iter().filter_map(|call| match call.outcome {
+            Outcome::Ok(answer) => Some(answer.order),
+            Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
+        });
+        let mut read = Vec::new();
+        for (turn, order) in told.collect::<BTreeSet<_>>().into_iter().enumerate() {
+            read.push((order, self.caller.read(turn % self.caller.replicas(), order).await));
+        }
+        read
     }
 
     async fn client(self, number: u32, until: Instant) -> anyhow::Result<()> {

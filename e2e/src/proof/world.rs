@@ -11,6 +11,7 @@ use sqlx::{Connection, PgPool};
 
 use super::audit;
 use super::backends::{self, Container, KAFKA, KAFKA_PORT, KAFKA_PROXY_PORT, Postgres, bootstrap};
+use super::faults::servers::docker_time;
 use super::plan::{Plan, Shop};
 use super::proxy::{Chooser, Link, Proxy};
 use super::replica::{Replica, Start};
@@ -40,6 +41,8 @@ pub struct World {
     pub topic: String,
     /// The run's folder, for logs and ledgers.
     pub folder: PathBuf,
+    /// When it was created, as docker reads it.
+    pub began: String,
     database: String,
     _proxies: Vec<Proxy>,
 }
@@ -51,6 +54,7 @@ impl World {
     /// When a backend or the service does not come up.
     pub async fn create(plan: &Plan, service: &Path, folder: PathBuf) -> anyhow::Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
+        let began = docker_time()?;
         let (database, topic) = (format!("proof_{}", plan.seed), format!("proof-{}", plan.seed));
         let (kafka, postgres) = (Container::named(KAFKA), Postgres::new(plan.fills_disk()));
         kafka.mend().await?;
@@ -94,6 +98,7 @@ impl World {
             pool,
             topic,
             folder,
+            began,
             database,
             _proxies: proxies,
         };

@@ -85,9 +85,9 @@ impl DatabaseError {
             | Error::WorkerCrashed => true,
             Error::Database(_) => self.sql_state().is_some_and(|state| {
                 // Classes: connection, insufficient resources, operator intervention (shutdown, cancelled by timeout),
-                // and by themselves: lock timeout, read-only (a primary that became a standby), conflicts.
+                // and by themselves: lock timeout, read-only (a primary that became a standby), idle or long transactions, conflicts.
                 ["08", "53", "57"].iter().any(|class| state.starts_with(class))
-                    || ["55P03", "25006", "25P03", "40001", "40P01"].contains(&state.as_str())
+                    || ["55P03", "25006", "25P03", "25P04", "40001", "40P01"].contains(&state.as_str())
             }),
             _ => false,
         }

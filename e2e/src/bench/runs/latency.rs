@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -81,18 +82,27 @@ async fn measure(plan: &Plan, load: f64, seed: u64) -> anyhow::Result<Point> {
         accepted: figures.accepted_per_second,
         kept_up: figures.kept_up(),
         http: figures.accepted_latency,
-        kafka: Latency::of_micros(to_kafka(&samples, &seen, plan)),
+        kafka: Latency::of_micros(to_kafka(&samples, &seen, plan)?),
         usage,
     })
 }
 
 /// From each 201 within the window to its record, in microseconds. A record may be seen before its 201 is: that is 0.
-fn to_kafka(samples: &Samples, seen: &[(Uuid, u64)], plan: &Plan) -> Vec<u64> {
+///
+/// # Errors
+/// When one was not seen: leaving out what comes late would make the rest look fast.
+fn to_kafka(samples: &Samples, seen: &[(Uuid, u64)], plan: &Plan) -> anyhow::Result<Vec<u64>> {
     let mut first: HashMap<Uuid, u64> = HashMap::with_capacity(seen.len());
     for (order, at) in seen {
         first.entry(*order).or_insert(*at);
     }
     let window = micros(plan.warm_up)..micros(plan.warm_up + plan.window);
     let accepted = samples.accepted.iter().filter(|(_, at)| window.contains(at));
-    accepted.filter_map(|(order, at)| Some(first.get(order)?.saturating_sub(*at))).collect()
+    accepted
+        .map(|(order, at)| {
+            let seen =
+                first.get(order).with_context(|| format!("the record of order {order} was not seen"))?;
+            Ok(seen.saturating_sub(*at))
+        })
+        .collect()
 }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use order_events::OrderStatus;
+use uuid::Uuid;
 
 use super::{Rule, Violation};
-use crate::proof::history::History;
-use crate::proof::ledger::{Action, Outcome, Purchase, Verb};
+use crate::proof::history::{History, StoredOrder};
+use crate::proof::ledger::{Action, Call, Outcome, Purchase, Verb};
 
 /// Refusals that are kept under their key and given again, whatever has become possible since.
 const KEPT: [&str; 5] =
@@ -81,6 +82,41 @@ pub fn apt(history: &History) -> Vec<Violation> {
     found.into_iter().map(|what| Violation::of(Rule::Kept, what)).collect()
 }
 
+/// C1, as to what is read: after the recovery every order that was told of can be read, as it is stored, and every answer
+/// names the total that is stored.
+#[must_use]
+pub fn read(history: &History) -> Vec<Violation> {
+    let orders: HashMap<Uuid, &StoredOrder> = history.orders.iter().map(|order| (order.id, order)).collect();
+    let mut found = Vec::new();
+    for call in &history.calls {
+        let Outcome::Ok(answer) = &call.outcome else { continue };
+        if orders.get(&answer.order).is_some_and(|stored| stored.total_minor != answer.total_minor) {
+            found.push(format!("order {} was answered with a total of {}", answer.order, answer.total_minor));
+        }
+    }
+    for (order, answer) in &history.read {
+        let Some(stored) = orders.get(order) else { continue };
+        // A change of unknown outcome may have come true after the look.
+        let is_older = answer.as_ref().is_some_and(|read| read.version < stored.version);
+        if is_older && history.calls.iter().any(|call| is_unknown_change(call, *order)) {
+            continue;
+        }
+        let is_as_stored = answer.as_ref().is_some_and(|read| {
+            let said = (read.order, read.version, read.status.name(), read.total_minor);
+            said == (stored.id, stored.version, stored.status.as_str(), stored.total_minor)
+        });
+        if !is_as_stored {
+            found.push(format!("order {order} was read as {answer:?}, and is stored as {stored:?}"));
+        }
+    }
+    found.into_iter().map(|what| Violation::of(Rule::Kept, what)).collect()
+}
+
+fn is_unknown_change(call: &Call, of: Uuid) -> bool {
+    matches!(call.action, Action::Change { order, .. } if order == of)
+        && matches!(call.outcome, Outcome::Unknown { .. })
+}
+
 /// No order is refused for want of stock, or of a coupon's uses, where everything that anybody ever asked for could be had.
 #[must_use]
 pub fn founded(history: &History) -> Vec<Violation> {
@@ -127,7 +163,7 @@ pub fn founded(history: &History) -> Vec<Violation> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{broken, call, create, ok, pending, refused, sound};
+    use super::super::fixture::{broken, call, create, ok, pending, refused, sound, unknown};
     use super::*;
 
     fn refused_for(problem: &str) -> Outcome {
@@ -139,6 +175,26 @@ mod tests {
         let mut history = sound();
         history.calls.push(call(create("u2", Some("TEN")), refused_for("unknown-coupon")));
         assert_eq!(broken(&history), [Rule::Asked, Rule::Founded]);
+    }
+
+    #[test]
+    fn a_total_that_is_not_the_stored_one_is_found() {
+        let mut history = sound();
+        let Outcome::Ok(answer) = &mut history.calls[1].outcome else { unreachable!("it was placed") };
+        answer.total_minor += 1;
+        assert_eq!(broken(&history), [Rule::Kept]);
+    }
+
+    #[test]
+    fn an_order_that_can_not_be_read_or_is_read_as_it_was_is_found() {
+        let mut history = sound();
+        history.read[0].1 = None;
+        assert_eq!(broken(&history), [Rule::Kept]);
+        let Outcome::Ok(as_it_was) = history.calls[0].outcome.clone() else { unreachable!("it was placed") };
+        history.read[0].1 = Some(as_it_was);
+        assert_eq!(broken(&history), [Rule::Kept]);
+        history.calls[2].outcome = unknown();
+        assert!(broken(&history).is_empty(), "a change of unknown outcome may come true late");
     }
 
     #[test]

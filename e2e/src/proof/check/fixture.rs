@@ -52,6 +52,12 @@ pub(crate) fn sound() -> History {
         topic: events.iter().enumerate().map(|(offset, event)| record(event, offset)).collect(),
         stock: BTreeMap::from([("tea".to_owned(), 3)]),
         coupon_uses: BTreeMap::from([("TEN".to_owned(), 1)]),
+        read: [ok(cancelled(), 2, OrderStatus::Cancelled), ok(pending(), 1, OrderStatus::Pending)]
+            .map(|read| match read {
+                Outcome::Ok(answer) => (answer.order, Some(answer)),
+                Outcome::Refused { .. } | Outcome::Unknown { .. } => unreachable!("both can be read"),
+            })
+            .into(),
         deadlocks: 0,
     }
 }
@@ -79,7 +85,9 @@ pub(crate) fn cancel(order: Uuid) -> Action {
 }
 
 pub(crate) fn ok(order: Uuid, version: i64, status: OrderStatus) -> Outcome {
-    Outcome::Ok(Answer { order, version, status, body: 7 })
+    // The one that was bought with a coupon is cheaper.
+    let total_minor = if order == pending() { 180 } else { 200 };
+    Outcome::Ok(Answer { order, version, status, total_minor, body: 7 })
 }
 
 pub(crate) fn unknown() -> Outcome {

@@ -37,6 +37,11 @@ pub async fn disturb_links(
     trouble: Trouble,
     lasting: Duration,
 ) -> anyhow::Result<Option<String>> {
+    // Always in the order of the replicas, so that no two faults wait for each other.
+    let mut claims = Vec::new();
+    for link in links {
+        claims.push(link.claim().await);
+    }
     let before = touched(links);
     for link in links {
         match trouble {

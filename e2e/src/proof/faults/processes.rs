@@ -13,10 +13,13 @@ pub async fn kill(replica: &Replica) -> anyhow::Result<Option<String>> {
 
 /// SIGSTOP, then SIGCONT: it wakes with leases that have run out.
 pub async fn freeze(replica: &Replica, lasting: Duration) -> anyhow::Result<Option<String>> {
+    let processes_before = replica.processes_ended();
     let stopped = replica.signal(Signal::STOP).await;
     tokio::time::sleep(lasting).await;
     let woken = replica.signal(Signal::CONT).await;
-    Ok((stopped && woken).then(|| format!("{} slept {lasting:?}", replica.name)))
+    // Another fault may have ended it in its sleep.
+    let same = replica.processes_ended() == processes_before;
+    Ok((stopped && woken && same).then(|| format!("{} slept {lasting:?}", replica.name)))
 }
 
 /// SIGTERM; it is started again.

@@ -77,7 +77,7 @@ pub async fn end_connections(pool: &PgPool, name: &str) -> anyhow::Result<Option
 pub async fn fill_disk(world: &World, lasting: Duration) -> anyhow::Result<Option<String>> {
     let container = &world.postgres.container;
     let _claimed = container.claim().await;
-    let since = chrono_like_now().await?;
+    let since = docker_time()?;
     let holder = Container::named(SMALL_DISK_HOLDER);
     // dd ends with an error: that the disk is full is what is wanted.
     holder.sh(&format!("dd if=/dev/zero of={BALLAST} bs=1M 2> /dev/null || true")).await?;
@@ -96,8 +96,12 @@ pub async fn fill_disk(world: &World, lasting: Duration) -> anyhow::Result<Optio
     Ok((refusals > 0).then(|| format!("disk full for {lasting:?}: PostgreSQL said so {refusals} times")))
 }
 
-/// The time as docker reads it.
-async fn chrono_like_now() -> anyhow::Result<String> {
+/// The time now, as docker reads it.
+///
+/// # Errors
+/// When the clock is before 1970.
+pub fn docker_time() -> anyhow::Result<String> {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Ok(format!("{}", since.context("the clock is before 1970")?.as_secs()))
+    let since = since.context("the clock is before 1970")?;
+    Ok(format!("{}.{:09}", since.as_secs(), since.subsec_nanos()))
 }
