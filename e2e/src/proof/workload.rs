@@ -20,6 +20,8 @@ use super::plan::{Plan, Taste};
 const REPETITIONS: u32 = 3;
 /// Pause before it does so.
 const REPETITION_PAUSE: Duration = Duration::from_millis(150);
+/// Attempts to read an order back: more than a replica has connections.
+const READ_ATTEMPTS: u32 = 20;
 /// Pause after a replica was not there or said that it is busy: who asks again at once only hears it again.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(150);
 /// Orders that any client may change: the last ones bought, so that changes meet each other and their order's first event.
@@ -85,7 +87,15 @@ impl Workload {
         });
         let mut read = Vec::new();
         for (turn, order) in told.collect::<BTreeSet<_>>().into_iter().enumerate() {
-            read.push((order, self.caller.read(turn % self.caller.replicas(), order).await));
+            let mut answer = None;
+            // Each connection that a fault left dead may fail one read, and is replaced.
+            for _ in 0..READ_ATTEMPTS {
+                answer = self.caller.read(turn % self.caller.replicas(), order).await;
+                if answer.is_some() {
+                    break;
+                }
+            }
+            read.push((order, answer));
         }
         read
     }
