@@ -20,8 +20,8 @@ use super::plan::{Plan, Taste};
 const REPETITIONS: u32 = 3;
 /// Pause before it does so.
 const REPETITION_PAUSE: Duration = Duration::from_millis(150);
-/// Attempts to read an order back: more than a replica has connections.
-const READ_ATTEMPTS: u32 = 20;
+/// Longest until an order can be read back: as long as a replica may take to take orders.
+const READ_DEADLINE: Duration = Duration::from_secs(40);
 /// Pause after a replica was not there or said that it is busy: who asks again at once only hears it again.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(150);
 /// Orders that any client may change: the last ones bought, so that changes meet each other and their order's first event.
@@ -87,12 +87,12 @@ impl Workload {
         });
         let mut read = Vec::new();
         for (turn, order) in told.collect::<BTreeSet<_>>().into_iter().enumerate() {
-            let mut answer = None;
-            // Each connection that a fault left dead may fail one read, and is replaced.
-            for _ in 0..READ_ATTEMPTS {
+            let (mut answer, deadline) = (None, Instant::now() + READ_DEADLINE);
+            // A connection that a fault left dead may fail a read, and a fail point may still be on its way.
+            while answer.is_none() && Instant::now() < deadline {
                 answer = self.caller.read(turn % self.caller.replicas(), order).await;
-                if answer.is_some() {
-                    break;
+                if answer.is_none() {
+                    tokio::time::sleep(REFUSAL_PAUSE).await;
                 }
             }
             read.push((order, answer));

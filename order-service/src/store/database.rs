@@ -6,11 +6,11 @@ use anyhow::{Context, ensure};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use runtime::health::Health;
 use runtime::kafka::Secret;
-use sqlx::migrate::MigrateError;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
-use super::error::{DatabaseError, bounded};
+use super::error::{DatabaseError, bounded, within};
 
 /// Longest run of one statement on the server. Far above any statement here; it ends what a lost client left behind.
 const STATEMENT_TIMEOUT: &str = "10s";
@@ -30,6 +30,16 @@ const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 /// Longest wait for one connection at start: an address that swallows packets must not stop the retries.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a small statement at start. A connection that died without a word would else stop the start for good.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest that bringing the schema up to date may take before it is begun anew: far above what any migration here takes.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Key of the lock under which replicas that start together take turns: "migrate" in ASCII.
+pub const MIGRATION_LOCK: i64 = 0x6d_6967_7261_7465;
+/// Pause between two looks whether it is this replica's turn.
+const TURN_POLL: Duration = Duration::from_millis(250);
+/// What of the migrations the database has, once there is a table of them.
+const APPLIED: &str = "select version, checksum from _sqlx_migrations where success";
 /// Name of the readiness condition that the database meets.
 pub const CONDITION: &str = "database";
 
@@ -162,12 +172,48 @@ fn pauses() -> ExponentialBackoff {
 }
 
 async fn migrate_once(options: &PgConnectOptions) -> Result<(), MigrateError> {
-    let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, options.connect())
-        .await
-        .map_err(|_| MigrateError::Execute(sqlx::Error::PoolTimedOut))??;
+    let mut connection =
+        tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await.map_err(|_| timed_out())??;
     let mut migrations = sqlx::migrate!("./migrations");
-    // A newer version may have been here and been rolled back: its migrations survive this binary by rule.
-    migrations.set_ignore_missing(true);
-    migrations.run_direct(None, &mut connection, false).await?;
-    connection.close().await.map_err(MigrateError::Execute)
+    // A newer version may have been here and been rolled back: its migrations survive this binary by rule. The turn is taken
+    // here, in steps that each have an end.
+    migrations.set_ignore_missing(true).set_locking(false);
+    if !is_current(&migrations, &mut connection).await? {
+        take_turn(&mut connection).await?;
+        let run = migrations.run_direct(None, &mut connection, false);
+        tokio::time::timeout(MIGRATION_TIMEOUT, run).await.map_err(|_| timed_out())??;
+    }
+    // Its end gives the turn back.
+    within(STEP_TIMEOUT, connection.close()).await.map_err(MigrateError::Execute)
+}
+
+/// Whether the database has every migration, as it is here. One that was altered is for the migrator to tell.
+async fn is_current(migrations: &Migrator, connection: &mut PgConnection) -> sqlx::Result<bool> {
+    let exists = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null");
+    if !within(STEP_TIMEOUT, exists.fetch_one(&mut *connection)).await? {
+        return Ok(false);
+    }
+    let applied: Vec<(i64, Vec<u8>)> =
+        within(STEP_TIMEOUT, sqlx::query_as(APPLIED).fetch_all(&mut *connection)).await?;
+    Ok(migrations.iter().all(|migration| {
+        let has = |(version, checksum): &(i64, Vec<u8>)| {
+            *version == migration.version && *checksum == *migration.checksum
+        };
+        applied.iter().any(has)
+    }))
+}
+
+/// Waits while another replica migrates, for as long as that takes.
+async fn take_turn(connection: &mut PgConnection) -> sqlx::Result<()> {
+    loop {
+        let turn = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(MIGRATION_LOCK);
+        if within(STEP_TIMEOUT, turn.fetch_one(&mut *connection)).await? {
+            return Ok(());
+        }
+        tokio::time::sleep(TURN_POLL).await;
+    }
+}
+
+fn timed_out() -> MigrateError {
+    MigrateError::Execute(sqlx::Error::PoolTimedOut)
 }

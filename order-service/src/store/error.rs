@@ -43,7 +43,10 @@ pub async fn prompt<T>(
     within(PROMPT_DEADLINE, statement).await.map_err(DatabaseError::during(step))
 }
 
-async fn within<T>(deadline: Duration, statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+pub(super) async fn within<T>(
+    deadline: Duration,
+    statement: impl Future<Output = sqlx::Result<T>>,
+) -> sqlx::Result<T> {
     let ended = tokio::time::timeout(deadline, statement).await;
     ended.unwrap_or_else(|_| Err(sqlx::Error::Io(io::Error::from(io::ErrorKind::TimedOut))))
 }

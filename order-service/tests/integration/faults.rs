@@ -11,6 +11,7 @@ use reqwest::StatusCode;
 
 use crate::harness::{Bench, DEADLINE, Instance, bench, until};
 use crate::topic::versions_by_order;
+use order_service::store::database::MIGRATION_LOCK;
 
 /// An address on which nothing listens.
 const NOWHERE: &str = "127.0.0.1:9";
@@ -205,6 +206,18 @@ async fn the_service_waits_for_its_database_at_start() {
         assert!(!running.is_finished());
         stop.cancel();
         running.await.unwrap().unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_on_a_schema_that_is_current_waits_for_no_other() {
+    bench(None, async |bench| {
+        bench.start("a").await.stop().await;
+        // Another replica's turn, which does not end.
+        let mut other = bench.pool.acquire().await.unwrap();
+        sqlx::query("select pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut *other).await.unwrap();
+        bench.start("b").await.stop().await;
     })
     .await;
 }
