@@ -18,9 +18,9 @@ use crate::serial::Serial;
 use crate::start_offsets::Guarantee;
 use crate::worker::{Lease, Report, Reporter};
 
-/// A partition is paused when this many of its records are not done: enough for several batches, so that a worker
+/// A partition is paused when this many of its records are not done: enough for many batches, so that a worker
 /// never waits for the poll loop.
-const PAUSE_AT_RECORDS: usize = 2_000;
+const PAUSE_AT_RECORDS: usize = 4_000;
 /// … or this many bytes of them: 4 MiB holds four of the largest events and keeps a member of 50 partitions
 /// within 200 MiB.
 const PAUSE_AT_BYTES: usize = 4 * 1024 * 1024;

@@ -21,8 +21,10 @@ const HEARTBEAT_MILLIS: &str = "3000";
 const SOCKET_TIMEOUT_MILLIS: &str = "10000";
 /// A topic that is created, or grown, after the start is found this soon. The default is 5 minutes.
 const METADATA_REFRESH_MILLIS: &str = "5000";
-/// What librdkafka fetches ahead of the poll loop, in KiB. Its default of 64 MiB is more than a small pod has.
-const FETCH_QUEUE_KIB: &str = "16384";
+/// What librdkafka fetches ahead of the poll loop, in KiB: about what the workers have in hand. It forgets what it fetched of a
+/// partition that is paused, and fetches it anew when it is resumed, so what lies here is work done twice where the sink is slower
+/// than the broker. Its default is 64 MiB.
+const FETCH_QUEUE_KIB: &str = "2048";
 /// A full queue is looked at again after this. The default of 1 s would leave workers idle after they emptied it.
 const FETCH_QUEUE_BACKOFF_MILLIS: &str = "20";
 

@@ -67,18 +67,23 @@ async fn judge(args: Args) -> anyhow::Result<ExitCode> {
         bail!("there is no {}: run lab/proof deliveries", args.consumer.display());
     }
     let stop = runtime::shutdown::on_signal()?;
-    let mut all = Vec::new();
+    let (mut all, mut lacks) = (Vec::new(), false);
     for guarantee in &args.guarantees {
         let reports = tokio::select! {
             reports = campaign(&args, *guarantee) => reports?,
             () = stop.cancelled() => bail!("stopped before the end; members are ended, nothing is judged"),
         };
         print!("{guarantee:?}: {}", totals(&reports));
+        let counted = reports.iter().filter(|report| report.counts()).count();
+        if u64::try_from(counted).unwrap_or(u64::MAX) < args.runs && !args.until_unsound {
+            println!("only {counted} of {} runs had enough faults", args.runs);
+            lacks = true;
+        }
         all.extend(reports);
     }
     Ok(if all.iter().any(|report| report.broken.is_none() && !report.is_sound()) {
         ExitCode::from(UNSOUND)
-    } else if all.iter().any(|report| report.broken.is_some()) {
+    } else if lacks || all.iter().any(|report| report.broken.is_some()) {
         ExitCode::from(NO_VERDICT)
     } else {
         ExitCode::SUCCESS
