@@ -1,4 +1,4 @@
-//! The partitions this member has: their queues, what of them is done, and whether they are paused.
+//! The partitions this member has: their workers' queues, what of them is done, and whether they have room.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
@@ -18,15 +18,12 @@ use crate::serial::Serial;
 use crate::start_offsets::Guarantee;
 use crate::worker::{Lease, Report, Reporter};
 
-/// A partition is paused when this many of its records are not done: enough for many batches, so that a worker
-/// never waits for the poll loop.
-const PAUSE_AT_RECORDS: usize = 4_000;
-/// … or this many bytes of them: 4 MiB holds four of the largest events and keeps a member of 50 partitions
-/// within 200 MiB.
-const PAUSE_AT_BYTES: usize = 4 * 1024 * 1024;
-/// A paused partition resumes when less than one part in this of either bound is left: librdkafka forgets what it
-/// fetched when it pauses, so pausing must be rare.
-const RESUME_BELOW_PART: usize = 2;
+/// A worker gets no more when this many of its records are not done: enough for several batches, so that it never waits
+/// for the poll loop.
+const FULL_AT_RECORDS: usize = 4_000;
+/// … or this many bytes of them: 4 MiB holds four of the largest events. With what librdkafka fetches ahead, a member of 50
+/// partitions stays within 300 MiB.
+const FULL_AT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Makes workers.
 pub struct WorkerSpawner {
@@ -56,7 +53,6 @@ struct Assigned {
     queue: UnboundedSender<Record>,
     stop: CancellationToken,
     task: JoinHandle<()>,
-    paused: bool,
     ended: bool,
 }
 
@@ -65,8 +61,6 @@ struct Assigned {
 pub enum Dispatched {
     /// Its worker has it.
     Taken,
-    /// Its worker has it, and the partition should now be paused.
-    Full,
     /// It was done before: nobody needs it.
     Done,
     /// This member does not have the partition: its owner reads the record.
@@ -119,7 +113,7 @@ impl Assignment {
         let stop = CancellationToken::new();
         let task = self.spawner.spawn(lease, records, stop.clone(), guarantee);
         let tracker = OffsetTracker::starting_at(start);
-        let assigned = Assigned { lease, guarantee, tracker, queue, stop, task, paused: false, ended: false };
+        let assigned = Assigned { lease, guarantee, tracker, queue, stop, task, ended: false };
         if let Some(forgotten) = self.partitions.insert(partition, assigned) {
             forgotten.task.abort();
         }
@@ -151,32 +145,17 @@ impl Assignment {
         }
         // The queue is closed only when the worker has ended, which its report tells.
         let _ = assigned.queue.send(record);
-        let tracker = &assigned.tracker;
-        let full = tracker.undone() >= PAUSE_AT_RECORDS
-            || tracker.undone_bytes() >= PAUSE_AT_BYTES
-            || tracker.is_crowded();
-        if full && !assigned.paused {
-            assigned.paused = true;
-            return Dispatched::Full;
-        }
         Dispatched::Taken
     }
 
-    /// Paused partitions that have room again; they count as resumed.
-    pub fn take_resumable(&mut self) -> Vec<i32> {
-        let has_room = |tracker: &OffsetTracker| {
-            tracker.undone() < PAUSE_AT_RECORDS / RESUME_BELOW_PART
-                && tracker.undone_bytes() < PAUSE_AT_BYTES / RESUME_BELOW_PART
+    /// Whether the partition is this member's and its worker may get another record.
+    #[must_use]
+    pub fn has_room(&self, partition: i32) -> bool {
+        self.partitions.get(&partition).is_some_and(|Assigned { tracker, .. }| {
+            tracker.undone() < FULL_AT_RECORDS
+                && tracker.undone_bytes() < FULL_AT_BYTES
                 && !tracker.is_crowded()
-        };
-        let resumable =
-            self.partitions.iter_mut().filter(|(_, assigned)| assigned.paused && has_room(&assigned.tracker));
-        resumable
-            .map(|(partition, assigned)| {
-                assigned.paused = false;
-                *partition
-            })
-            .collect()
+        })
     }
 
     /// The records at `offsets` are done, if `lease` still holds.

@@ -19,6 +19,7 @@ pub mod run;
 pub mod metrics;
 pub mod connection;
 pub mod poll_loop;
+pub mod queues;
 pub mod rebalance;
 pub mod member;
 pub mod start_offsets;

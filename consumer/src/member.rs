@@ -1,6 +1,6 @@
 //! This process's membership of the consumer group: the client that polls, and the thread that commits for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -10,7 +10,9 @@ use runtime::kafka::KafkaConnection;
 use crate::commits::Commits;
 use crate::config::Subscription;
 use crate::metrics::ConsumerMetrics;
+use crate::queues::{Queues, wake};
 use crate::rebalance::GroupContext;
+use crate::worker::Report;
 
 /// A member that died without leaving is missed after this. librdkafka's default of 45 s would leave its partitions
 /// alone for as long; less than the broker's least (6 s) is refused, and too near it a garbage collection evicts.
@@ -21,10 +23,9 @@ const HEARTBEAT_MILLIS: &str = "3000";
 const SOCKET_TIMEOUT_MILLIS: &str = "10000";
 /// A topic that is created, or grown, after the start is found this soon. The default is 5 minutes.
 const METADATA_REFRESH_MILLIS: &str = "5000";
-/// What librdkafka fetches ahead of the poll loop, in KiB: about what the workers have in hand. It forgets what it fetched of a
-/// partition that is paused, and fetches it anew when it is resumed, so what lies here is work done twice where the sink is slower
-/// than the broker. Its default is 64 MiB.
-const FETCH_QUEUE_KIB: &str = "2048";
+/// What librdkafka fetches ahead, in KiB of each partition, and up to one answer of a broker (1 MiB) beyond: some batches, so that
+/// a worker that made room never waits for a broker. Its default is 64 MiB.
+const FETCH_QUEUE_KIB: &str = "1024";
 /// A full queue is looked at again after this. The default of 1 s would leave workers idle after they emptied it.
 const FETCH_QUEUE_BACKOFF_MILLIS: &str = "20";
 
@@ -47,14 +48,17 @@ pub struct Member {
     settings: ClientConfig,
     subscription: Subscription,
     metrics: ConsumerMetrics,
+    waker: mpsc::Sender<Report>,
     /// Its client.
     pub client: Arc<BaseConsumer<GroupContext>>,
+    /// What the client fetched of each partition.
+    pub queues: Queues,
     /// How it commits.
     pub commits: Commits,
 }
 
 impl Member {
-    /// Subscribes to the topic. The group is joined by polling.
+    /// Subscribes to the topic. The group is joined by polling. `waker` is told when there is something to poll.
     ///
     /// # Errors
     /// [`MemberError`].
@@ -62,10 +66,12 @@ impl Member {
         kafka: &KafkaConnection,
         subscription: Subscription,
         metrics: ConsumerMetrics,
+        waker: mpsc::Sender<Report>,
     ) -> Result<Self, MemberError> {
         let settings = settings(kafka, &subscription);
-        let (client, commits) = join(&settings, &subscription, &metrics)?;
-        Ok(Self { settings, subscription, metrics, client, commits })
+        let (client, commits) = join(&settings, &subscription, &metrics, &waker)?;
+        let queues = Queues::new(subscription.topic.clone(), waker.clone());
+        Ok(Self { settings, subscription, metrics, waker, client, queues, commits })
     }
 
     /// Leaves the group and joins it with a new client, which knows no more than the bootstrap servers.
@@ -76,7 +82,8 @@ impl Member {
     /// # Errors
     /// [`MemberError`]; the old member then stays.
     pub fn replace(&mut self) -> Result<(), MemberError> {
-        let (client, commits) = join(&self.settings, &self.subscription, &self.metrics)?;
+        let (client, commits) = join(&self.settings, &self.subscription, &self.metrics, &self.waker)?;
+        self.queues.clear();
         let old =
             (std::mem::replace(&mut self.client, client), std::mem::replace(&mut self.commits, commits));
         leave(old.0, old.1);
@@ -85,7 +92,8 @@ impl Member {
     }
 
     /// Leaves the group, so that the others take over at once.
-    pub fn leave(self) {
+    pub fn leave(mut self) {
+        self.queues.clear();
         leave(self.client, self.commits);
     }
 }
@@ -94,9 +102,12 @@ fn join(
     settings: &ClientConfig,
     subscription: &Subscription,
     metrics: &ConsumerMetrics,
+    waker: &mpsc::Sender<Report>,
 ) -> Result<(Arc<BaseConsumer<GroupContext>>, Commits), MemberError> {
-    let client: BaseConsumer<_> =
+    let mut client: BaseConsumer<_> =
         settings.create_with_context(GroupContext::default()).map_err(MemberError::Client)?;
+    let waker = waker.clone();
+    client.set_nonempty_callback(move || wake(&waker));
     client.subscribe(&[&subscription.topic]).map_err(MemberError::Subscribe)?;
     let client = Arc::new(client);
     let commits =

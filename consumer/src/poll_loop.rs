@@ -2,7 +2,7 @@
 
 mod release;
 
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -29,12 +29,10 @@ pub const HEARTBEAT: &str = "poll loop";
 /// The loop goes round within this. The longest step is a commit that waits for a broker that does not answer
 /// (`socket.timeout.ms`, three times); draining beats by itself.
 const HEARTBEAT_BOUND: Duration = Duration::from_secs(60);
-/// Wait for a record while workers are busy: what they report is looked at this often.
-const BUSY_POLL: Duration = Duration::from_millis(5);
-/// Wait for a record while nothing is in flight; also how late a stop signal may be seen.
-const IDLE_POLL: Duration = Duration::from_millis(50);
-/// Records taken in a row before the loop looks at everything else.
-const POLL_BURST: usize = 500;
+/// Longest wait for something to happen: how late a stop signal may be seen.
+const LONGEST_WAIT: Duration = Duration::from_millis(50);
+/// Events of the group, and records of a partition, taken in a row before the loop looks at everything else.
+const BURST: usize = 500;
 /// Between two tries of a last commit, or of an answer to a rebalance.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -105,12 +103,14 @@ impl PollLoop {
     }
 
     fn consume(&mut self) -> Result<(), PollError> {
+        let mut is_more = true;
         while !self.shutdown.is_cancelled() {
             self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
+            self.wait(is_more)?;
             self.apply_reports()?;
+            self.poll_group()?;
             self.answer_rebalances()?;
-            self.resume_where_there_is_room();
-            self.poll_records()?;
+            is_more = self.take_records()?;
             self.follow_dead_letters()?;
             self.member.commits.progress(&mut self.assignment);
             self.connection.probe(&self.member.client);
@@ -118,6 +118,18 @@ impl PollLoop {
             self.show();
         }
         Ok(())
+    }
+
+    /// Until a worker reports or something comes from the brokers; not at all while more is known to be there.
+    fn wait(&mut self, is_more: bool) -> Result<(), PollError> {
+        if is_more {
+            return Ok(());
+        }
+        match self.reports.recv_timeout(LONGEST_WAIT) {
+            Ok(report) => self.apply(report),
+            // The loop holds a sender itself, through the assignment.
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(()),
+        }
     }
 
     /// Completions come before new work: they make room and move the watermarks.
@@ -130,6 +142,7 @@ impl PollLoop {
 
     fn apply(&mut self, report: Report) -> Result<(), PollError> {
         match report {
+            Report::Wake => {}
             Report::Done { lease, offsets } => self.assignment.done(lease, &offsets),
             Report::CommitFirst { lease, offset, committed } => {
                 // A worker that is gone meanwhile needs no answer.
@@ -198,13 +211,14 @@ impl PollLoop {
         };
         self.connection.waits_no_more();
         let list = self.starting_list(&places).map_err(PollError::Assign)?;
-        self.member.client.incremental_assign(&list).map_err(PollError::Assign)?;
         let partitions = partitions(&list);
+        for partition in &partitions {
+            self.member.queues.split(&self.member.client, *partition);
+        }
+        self.member.client.incremental_assign(&list).map_err(PollError::Assign)?;
         for Place { partition, start, guarantee, .. } in places {
             self.assignment.assign(partition, start, guarantee);
         }
-        // A partition that comes back may still be paused from before.
-        self.resume(&partitions);
         tracing::info!(group = self.subscription.group, ?partitions, "partitions assigned");
         Ok(true)
     }
@@ -217,44 +231,48 @@ impl PollLoop {
         Ok(list)
     }
 
-    fn resume_where_there_is_room(&mut self) {
-        let partitions = self.assignment.take_resumable();
-        self.resume(&partitions);
-    }
-
-    fn resume(&self, partitions: &[i32]) {
-        if !partitions.is_empty()
-            && let Err(error) = self.member.client.resume(&self.list(partitions))
-        {
-            // librdkafka refuses only partitions that it does not have: then they are on their way out.
-            tracing::debug!(?partitions, %error, "resuming failed");
-        }
-    }
-
-    /// Hands what the brokers sent to the workers; ends early at a rebalance, which must not be overtaken.
-    fn poll_records(&mut self) -> Result<(), PollError> {
-        let mut wait = if self.assignment.undone() > 0 { BUSY_POLL } else { IDLE_POLL };
-        // One that can't be answered yet keeps nobody from the partitions that stay.
-        let waiting = self.member.client.context().changes();
-        for _ in 0..POLL_BURST {
-            let polled = self.member.client.poll(wait);
-            match polled {
+    /// Serves what concerns the whole group: rebalances, which are written down, and troubles of the connection. Tells the
+    /// brokers, too, that this member is alive (`max.poll.interval.ms`).
+    fn poll_group(&mut self) -> Result<(), PollError> {
+        for _ in 0..BURST {
+            match self.member.client.poll(Duration::ZERO) {
                 None => return Ok(()),
-                Some(Ok(message)) => {
-                    let record = Record::copied_from(&message);
-                    drop(message);
-                    self.dispatch(record);
-                }
-                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
-                    return Err(PollError::Fatal(error));
-                }
-                Some(Err(error)) => self.connection.poll_failed(&error),
+                // Records have queues of their own.
+                Some(Ok(_)) => {}
+                Some(Err(error)) => self.failed(error)?,
             }
-            if self.member.client.context().changes() > waiting {
-                return Ok(());
-            }
-            wait = Duration::ZERO;
         }
+        Ok(())
+    }
+
+    /// Hands what the brokers sent to the workers that have room. Returns whether more may be there for one that has.
+    fn take_records(&mut self) -> Result<bool, PollError> {
+        let mut is_more = false;
+        for partition in self.assignment.owned() {
+            is_more |= self.take_records_of(partition)?;
+        }
+        Ok(is_more)
+    }
+
+    fn take_records_of(&mut self, partition: i32) -> Result<bool, PollError> {
+        for _ in 0..BURST {
+            if !self.assignment.has_room(partition) {
+                return Ok(false);
+            }
+            match self.member.queues.next(partition) {
+                None => return Ok(false),
+                Some(Ok(record)) => self.dispatch(record),
+                Some(Err(error)) => self.failed(error)?,
+            }
+        }
+        Ok(true)
+    }
+
+    fn failed(&mut self, error: KafkaError) -> Result<(), PollError> {
+        if let KafkaError::MessageConsumptionFatal(_) = error {
+            return Err(PollError::Fatal(error));
+        }
+        self.connection.poll_failed(&error);
         Ok(())
     }
 
@@ -265,7 +283,6 @@ impl PollLoop {
             Dispatched::Done => {
                 self.metrics.already_done.inc();
             }
-            Dispatched::Full => self.pause(partition),
             Dispatched::Rewound(record) => {
                 // The broker has another log than before: the topic was made anew, or truncated by a leader that
                 // lacked its end. What it holds now is read from where it begins, not taken for a repetition.
@@ -277,15 +294,8 @@ impl PollLoop {
                 self.member.commits.settle(&mut self.assignment);
                 let undone = self.assignment.restart(partition);
                 self.count_lost(partition, undone);
-                self.resume(&[partition]);
                 self.assignment.dispatch(*record);
             }
-        }
-    }
-
-    fn pause(&self, partition: i32) {
-        if let Err(error) = self.member.client.pause(&self.list(&[partition])) {
-            tracing::debug!(partition, %error, "pausing failed");
         }
     }
 
@@ -320,14 +330,6 @@ impl PollLoop {
 
     fn commit_now(&mut self, offsets: &[(i32, Commit)]) -> bool {
         self.member.commits.now(offsets.to_vec(), &mut self.assignment).is_ok()
-    }
-
-    fn list(&self, partitions: &[i32]) -> TopicPartitionList {
-        let mut list = TopicPartitionList::with_capacity(partitions.len());
-        for partition in partitions {
-            list.add_partition(&self.subscription.topic, *partition);
-        }
-        list
     }
 }
 

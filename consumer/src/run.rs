@@ -121,12 +121,12 @@ pub async fn run(
         lanes: lanes.min(deliverer.sink.lanes()),
         batch_max_records: batch_max_records.min(batch_limit),
         deliverer,
-        reports: report_sender,
+        reports: report_sender.clone(),
     };
     // Whoever drops this future stops the loop too.
     let stop = shutdown.child_token();
     let _stop_on_drop = stop.clone().drop_guard();
-    let member = Member::new(&kafka, subscription.clone(), consumer_metrics.clone())?;
+    let member = Member::new(&kafka, subscription.clone(), consumer_metrics.clone(), report_sender)?;
     tracing::info!(?subscription, dead_letter_topic, "starting");
     let poll_loop = PollLoop {
         member,

@@ -17,7 +17,7 @@ use crate::worker::Reporter;
 pub struct Serial {
     /// In whose name it works, and whom it tells.
     pub reporter: Reporter,
-    /// Its queue. Bounded by the poll loop, which pauses the partition when too much of it is not done.
+    /// Its queue. Bounded by the poll loop, which adds nothing while too much of it is not done.
     pub records: UnboundedReceiver<Record>,
     /// How it delivers.
     pub deliverer: Arc<Deliverer>,

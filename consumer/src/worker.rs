@@ -38,6 +38,8 @@ pub enum Report {
         /// Who says so.
         lease: Lease,
     },
+    /// Something came from the brokers. Not a worker's word: it stands here to end the wait for one.
+    Wake,
     /// The worker is gone.
     Ended {
         /// Who.

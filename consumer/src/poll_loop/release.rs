@@ -88,6 +88,7 @@ impl PollLoop {
     pub(super) fn forget(&mut self, partitions: &[i32]) {
         for partition in partitions {
             let undone = self.assignment.release(*partition);
+            self.member.queues.forget(*partition);
             self.count_lost(*partition, undone);
         }
     }

@@ -7,9 +7,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use e2e::proof::backends::{Container, KAFKA, KAFKA_PORT, KAFKA_PROXY_PORT, Postgres, kafka_answers};
 use e2e::proof::deliveries::plan::{Guarantee, Plan};
 use e2e::proof::deliveries::run::{Settings, run};
+use e2e::proof::proxy::{Chooser, Directory, Proxy};
 use e2e::proof::report::{Report, totals};
+use tokio::task::JoinSet;
 
 /// Runs at most for each that is to count.
 const ATTEMPTS: u64 = 2;
@@ -33,6 +36,9 @@ struct Args {
     /// Runs of each that are to count.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     runs: u64,
+    /// Runs side by side.
+    #[arg(long, default_value_t = 3, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=16))]
+    jobs: usize,
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     from: u64,
@@ -67,21 +73,30 @@ async fn judge(args: Args) -> anyhow::Result<ExitCode> {
         bail!("there is no {}: run lab/proof deliveries", args.consumer.display());
     }
     let stop = runtime::shutdown::on_signal()?;
+    fs::create_dir_all(&args.out).with_context(|| format!("failed to create {}", args.out.display()))?;
+    Container::named(KAFKA).mend().await?;
+    Postgres::new(false).container.mend().await?;
+    let directory = Directory::new(args.from);
+    let chooser = Chooser::ByKafkaClient(directory.clone());
+    let _proxy = Proxy::listen(KAFKA_PROXY_PORT, KAFKA_PORT, chooser).await?;
+    kafka_answers().await?;
+    let settings =
+        Settings { consumer: args.consumer.clone(), out: args.out.clone(), keep: args.keep, directory };
     let (mut all, mut lacks) = (Vec::new(), false);
     for guarantee in &args.guarantees {
         let reports = tokio::select! {
-            reports = campaign(&args, *guarantee) => reports?,
+            reports = campaign(&args, &settings, *guarantee) => reports?,
             () = stop.cancelled() => bail!("stopped before the end; members are ended, nothing is judged"),
         };
         print!("{guarantee:?}: {}", totals(&reports));
         let counted = reports.iter().filter(|report| report.counts()).count();
-        if u64::try_from(counted).unwrap_or(u64::MAX) < args.runs && !args.until_unsound {
+        if as_u64(counted) < args.runs && !args.until_unsound {
             println!("only {counted} of {} runs had enough faults", args.runs);
             lacks = true;
         }
         all.extend(reports);
     }
-    Ok(if all.iter().any(|report| report.broken.is_none() && !report.is_sound()) {
+    Ok(if all.iter().any(is_unsound) {
         ExitCode::from(UNSOUND)
     } else if lacks || all.iter().any(|report| report.broken.is_some()) {
         ExitCode::from(NO_VERDICT)
@@ -90,22 +105,33 @@ async fn judge(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn campaign(args: &Args, guarantee: Guarantee) -> anyhow::Result<Vec<Report>> {
-    fs::create_dir_all(&args.out).with_context(|| format!("failed to create {}", args.out.display()))?;
-    let mut results = OpenOptions::new().create(true).append(true).open(args.out.join("deliveries.jsonl"))?;
-    let settings = Settings { consumer: args.consumer.clone(), out: args.out.clone(), keep: args.keep };
-    let (mut reports, mut counted, mut seed) = (Vec::new(), 0, args.from);
-    while counted < args.runs && seed < args.from + ATTEMPTS * args.runs {
-        let report = run(seed, guarantee, &settings).await;
+/// Runs until enough count, some side by side: most of a run is waiting for sessions and pauses to end.
+async fn campaign(args: &Args, settings: &Settings, guarantee: Guarantee) -> anyhow::Result<Vec<Report>> {
+    let file = args.out.join("deliveries.jsonl");
+    let mut results = OpenOptions::new().create(true).append(true).open(&file)?;
+    let (mut reports, mut counted, mut enough) = (Vec::new(), 0, false);
+    let mut seeds = args.from..args.from + ATTEMPTS * args.runs;
+    let mut under_way = JoinSet::new();
+    loop {
+        while !enough && under_way.len() < args.jobs && counted + as_u64(under_way.len()) < args.runs {
+            let Some(seed) = seeds.next() else { break };
+            let settings = settings.clone();
+            under_way.spawn(async move { run(seed, guarantee, &settings).await });
+        }
+        let Some(report) = under_way.join_next().await else { return Ok(reports) };
+        let report = report?;
         println!("{guarantee:?} {}", report.delivery_line());
         writeln!(results, "{}", serde_json::to_string(&report)?)?;
         counted += u64::from(report.counts());
-        seed += 1;
-        let is_unsound = report.broken.is_none() && !report.is_sound();
+        enough |= args.until_unsound && is_unsound(&report);
         reports.push(report);
-        if args.until_unsound && is_unsound {
-            break;
-        }
     }
-    Ok(reports)
+}
+
+fn is_unsound(report: &Report) -> bool {
+    report.broken.is_none() && !report.is_sound()
+}
+
+fn as_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }

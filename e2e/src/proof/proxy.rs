@@ -6,8 +6,9 @@
 //! retransmission, and that is what is done here; a cut holds the bytes back as unacknowledged segments would be, so that
 //! they arrive, late, once it is healed.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -135,8 +136,43 @@ impl Drop for Proxy {
 pub enum Chooser {
     /// All on one.
     Only(Link),
-    /// Of Kafka clients: the link whose name ends the client's id, or the last.
-    ByKafkaClient(Vec<(String, Link)>, Link),
+    /// Of Kafka clients: by their ids.
+    ByKafkaClient(Directory),
+}
+
+/// Which Kafka client is on which link. Brokers advertise one address, so runs side by side share one proxy and this.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    named: Arc<std::sync::Mutex<HashMap<String, Link>>>,
+    other: Link,
+}
+
+impl Directory {
+    /// Nobody is in it; who is not is on a link of this seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { named: Arc::default(), other: Link::new(seed) }
+    }
+
+    /// From now on clients whose id ends with `name` are on `link`.
+    pub fn enter(&self, name: &str, link: Link) {
+        self.named().insert(name.to_owned(), link);
+    }
+
+    /// From now on they are not.
+    pub fn strike(&self, name: &str) {
+        self.named().remove(name);
+    }
+
+    fn look_up(&self, id: &str) -> Link {
+        let named = self.named();
+        named.iter().find(|(name, _)| id.ends_with(*name)).map_or(&self.other, |(_, link)| link).clone()
+    }
+
+    // A map of handles: a panic elsewhere can't leave it half-written.
+    fn named(&self) -> std::sync::MutexGuard<'_, HashMap<String, Link>> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Proxy {
@@ -168,11 +204,11 @@ impl Proxy {
 async fn connection(client: TcpStream, server: u16, chooser: Arc<Chooser>) {
     let link = match &*chooser {
         Chooser::Only(link) => link.clone(),
-        Chooser::ByKafkaClient(named, other) => {
+        Chooser::ByKafkaClient(directory) => {
             let Ok(Some(id)) = tokio::time::timeout(GREETING_TIMEOUT, kafka_client_id(&client)).await else {
                 return;
             };
-            named.iter().find(|(name, _)| id.ends_with(name)).map_or(other, |(_, link)| link).clone()
+            directory.look_up(&id)
         }
     };
     let wire = &link.0;

@@ -13,7 +13,7 @@ use super::audit;
 use super::backends::{self, Container, KAFKA, KAFKA_PORT, KAFKA_PROXY_PORT, Postgres, bootstrap};
 use super::faults::servers::docker_time;
 use super::plan::{Plan, Shop};
-use super::proxy::{Chooser, Link, Proxy};
+use super::proxy::{Chooser, Directory, Link, Proxy};
 use super::replica::{Replica, Start};
 use crate::kubectl::wait_for;
 
@@ -68,8 +68,9 @@ impl World {
             proxies.push(Proxy::listen(0, postgres.port, Chooser::Only(link.clone())).await?);
         }
         let ports: Vec<u16> = proxies.iter().map(|proxy| proxy.port).collect();
-        let named = names.iter().cloned().zip(to_kafka.iter().cloned()).collect();
-        let chooser = Chooser::ByKafkaClient(named, Link::new(plan.seed));
+        let directory = Directory::new(plan.seed);
+        names.iter().zip(&to_kafka).for_each(|(name, link)| directory.enter(name, link.clone()));
+        let chooser = Chooser::ByKafkaClient(directory);
         proxies.push(Proxy::listen(KAFKA_PROXY_PORT, KAFKA_PORT, chooser).await?);
 
         let pool = postgres.create(&database).await?;

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use super::plan::{Fault, Mood, Planned};
 use super::world::World;
 use crate::proof::faults::{Happening, network, processes, servers};
+use crate::proof::plan::Trouble;
+use crate::proof::proxy::Link;
 use crate::proof::replica::Replica;
 
 /// How often a guest joins and leaves in a storm, and how long it stays and stays away: longer than joining takes.
@@ -41,7 +43,10 @@ async fn inject(world: &World, fault: Fault) -> anyhow::Result<Option<String>> {
         Fault::Freeze(member, millis) => processes::freeze(&world.members[member], lasting(millis)).await,
         Fault::Roll => processes::roll(&world.members).await,
         Fault::Storm => storm(world).await,
-        Fault::FreezeKafka(millis) => servers::freeze(&world.kafka, lasting(millis)).await,
+        Fault::CutKafka(millis) => {
+            let links: Vec<&Link> = world.to_kafka.iter().collect();
+            network::disturb_links(&links, "Kafka", Trouble::Cut, lasting(millis)).await
+        }
         Fault::Kafka(member, trouble, millis) => {
             network::disturb_links(&[&world.to_kafka[member]], "Kafka", trouble, lasting(millis)).await
         }

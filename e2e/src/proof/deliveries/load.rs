@@ -32,11 +32,18 @@ pub async fn run(plan: &Plan, topic: &str, orders: &[OrderId]) -> anyhow::Result
         let begin = Duration::from_millis(rng.random_range(0..plan.load));
         let (producer, topic, order, versions) = (producer.clone(), topic.to_owned(), *order, *versions);
         let (partitions, pause) = (plan.partitions, Duration::from_millis(plan.pause));
+        let is_doubled = rng.random_ratio(plan.doubled_percent, 100);
         histories.spawn(async move {
             tokio::time::sleep(begin).await;
+            let mut sent = Vec::new();
             for version in 1..=versions {
-                send(&producer, &topic, partitions, &event(order, version)).await?;
+                let event = event(order, version);
+                send(&producer, &topic, partitions, &event).await?;
+                sent.push(event);
                 tokio::time::sleep(pause).await;
+            }
+            for event in sent.iter().filter(|_| is_doubled) {
+                send(&producer, &topic, partitions, event).await?;
             }
             anyhow::Ok(())
         });

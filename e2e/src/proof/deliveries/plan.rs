@@ -74,8 +74,8 @@ pub enum Fault {
     Roll,
     /// A member joins and leaves, three times.
     Storm,
-    /// Kafka, and so the group's coordinator, does not answer for this long.
-    FreezeKafka(u64),
+    /// Nothing passes between any member and Kafka, the group's coordinator included, for this long.
+    CutKafka(u64),
     /// The wire of one member to Kafka.
     Kafka(usize, Trouble, u64),
     /// The wire of one member to PostgreSQL; with an HTTP sink, a mood.
@@ -117,6 +117,9 @@ pub struct Plan {
     pub refused: BTreeMap<usize, i64>,
     /// Records that are no events.
     pub poison: usize,
+    /// Of a hundred orders, the events of so many are published once more, late, as by a relay that was frozen. The two guarantees
+    /// that repeat nothing are shown on a topic that repeats nothing.
+    pub doubled_percent: u32,
     /// Milliseconds between two events of an order.
     pub pause: u64,
     /// How long the load goes on, at least.
@@ -158,6 +161,7 @@ impl Plan {
             orders,
             refused,
             poison: rng.random_range(0..=6),
+            doubled_percent: if guarantee == Guarantee::AtLeastOnce { rng.random_range(0..30) } else { 0 },
             pause: rng.random_range(20..MOST_PAUSE),
             load: LOAD_MILLIS,
             faults,
@@ -209,7 +213,7 @@ fn any(rng: &mut StdRng, members: usize, sink: Kind) -> Fault {
         4..=6 => Fault::Kill(member),
         7 => Fault::Roll,
         8 => Fault::Storm,
-        9..=10 => Fault::FreezeKafka(lasting),
+        9..=10 => Fault::CutKafka(lasting),
         11..=12 => Fault::Kafka(member, trouble(rng), lasting),
         _ => match sink {
             Kind::Postgres if rng.random_bool(0.4) => Fault::EndConnections,
@@ -237,7 +241,7 @@ impl Fault {
             Self::Freeze(..) => "SIGSTOP beyond the session",
             Self::Roll => "rolling restart",
             Self::Storm => "rebalance storm",
-            Self::FreezeKafka(_) => "coordinator unreachable",
+            Self::CutKafka(_) => "coordinator unreachable",
             Self::Kafka(..) => "a member's wire to Kafka",
             Self::Sink(..) => "a member's wire to PostgreSQL",
             Self::EndConnections => "connections ended by PostgreSQL",

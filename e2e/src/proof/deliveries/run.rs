@@ -27,6 +27,7 @@ use crate::dump::dump;
 use crate::proof::backends::bootstrap;
 use crate::proof::check::{Rule, Violation};
 use crate::proof::faults::Happening;
+use crate::proof::proxy::Directory;
 use crate::proof::report::Report;
 
 /// Longest that a healed group may go without getting on, until its lag is zero: a session's timeout, a rebalance, a claim, and
@@ -48,6 +49,8 @@ pub struct Settings {
     pub out: PathBuf,
     /// Keep the folder of a sound run, too.
     pub keep: bool,
+    /// Which member is on which wire to Kafka.
+    pub directory: Directory,
 }
 
 #[derive(Deserialize)]
@@ -61,7 +64,7 @@ struct Told {
 pub async fn run(seed: u64, guarantee: Guarantee, settings: &Settings) -> Report {
     let began = Instant::now();
     let plan = Arc::new(Plan::of(seed, guarantee));
-    let folder = settings.out.join(format!("deliveries-{seed}"));
+    let folder = settings.out.join(format!("deliveries-{guarantee:?}-{seed}"));
     let mut report = match attempt(&plan, settings, folder.clone()).await {
         Ok(report) => report,
         Err(error) => Report::broken(seed, format!("{error:#}")),
@@ -77,11 +80,11 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
     let orders: Vec<OrderId> = plan.orders.iter().map(|_| OrderId::generate()).collect();
     let refused: HashMap<Uuid, i64> =
         plan.refused.iter().map(|(index, version)| (orders[*index].0, *version)).collect();
-    let world = World::create(plan, refused.clone(), &settings.consumer, folder).await?;
+    let world = World::create(plan, refused.clone(), settings, folder).await?;
     let world = Arc::new(world);
     let (loaded, happenings) =
         tokio::join!(load::run(plan, &world.topic, &orders), faults::inject_all(&world, &plan.faults));
-    world.heal().await?;
+    world.heal().await;
     loaded?;
     let healed = Instant::now();
     let mut violations = recover(&world, plan).await?;
@@ -93,8 +96,9 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
         }));
     }
     let ledger = ledger(&world, plan.sink).await?;
-    let bound = bound(plan, &happenings, &ledger);
-    let history = gather(&world, plan.guarantee, (refused, bound), ledger).await?;
+    let topic = dump(&bootstrap(), &world.topic).await?;
+    let bound = bound(plan, &happenings, &ledger, doubled(&topic));
+    let history = gather(&world, plan.guarantee, &topic, (refused, bound), ledger).await?;
     let Verdict { violations: found, lost, repeated } = check(&history);
     violations.extend(found);
     let report = Report {
@@ -177,7 +181,7 @@ async fn finish(world: &World) -> Vec<Violation> {
 
 /// What the faults that happened may have cost: for each that moves partitions or breaks calls, what every partition had in hand, and
 /// what was done while nothing could be committed.
-fn bound(plan: &Plan, happenings: &[Happening], ledger: &Ledger) -> Bound {
+fn bound(plan: &Plan, happenings: &[Happening], ledger: &Ledger, doubled: usize) -> Bound {
     let partitions = usize::try_from(plan.partitions).unwrap_or(1);
     let events: usize = plan.orders.iter().map(|versions| usize::try_from(*versions).unwrap_or(0)).sum();
     let per_second = (events as u64).div_ceil((plan.load / 1000).max(1));
@@ -185,12 +189,16 @@ fn bound(plan: &Plan, happenings: &[Happening], ledger: &Ledger) -> Bound {
         happenings.iter().any(|happening| happening.happened && happening.kind == planned.fault.kind())
     };
     let mut bound = Bound { lost: ledger.turned_away, repeated: ledger.unacknowledged };
+    // What the topic has twice is known to be so only to who has seen the first.
+    if plan.faults.iter().filter(happened).any(|planned| planned.fault.moves_partitions()) {
+        bound.repeated += doubled;
+    }
     for planned in plan.faults.iter().filter(happened) {
         // Each of the members' ends, or of a guest's visits, is a disruption.
         let (times, lasting) = match planned.fault {
             Fault::Roll => (plan.members, 0),
             Fault::Storm => (6, 0),
-            Fault::Freeze(_, millis) | Fault::FreezeKafka(millis) | Fault::Kafka(_, _, millis) => (2, millis),
+            Fault::Freeze(_, millis) | Fault::CutKafka(millis) | Fault::Kafka(_, _, millis) => (2, millis),
             // Each retry of what is in hand may be one of something that was applied.
             Fault::Sink(_, _, millis) | Fault::Mood(_, millis) => (2, millis),
             Fault::Kill(_) | Fault::EndConnections => (1, 0),
@@ -219,12 +227,19 @@ async fn ledger(world: &World, kind: Kind) -> anyhow::Result<Ledger> {
 async fn gather(
     world: &World,
     guarantee: Guarantee,
+    topic: &[OwnedMessage],
     (refused, bound): (HashMap<Uuid, i64>, Bound),
     ledger: Ledger,
 ) -> anyhow::Result<History> {
-    let (topic, poison) = sorted(&dump(&bootstrap(), &world.topic).await?);
+    let (topic, poison) = sorted(topic);
     let (letters, poison_letters) = sorted(&dump(&bootstrap(), &world.dead_letters).await?);
     Ok(History { guarantee, topic, poison, applied: ledger.applied, letters, poison_letters, refused, bound })
+}
+
+/// Records of the topic beyond the first of their event.
+fn doubled(topic: &[OwnedMessage]) -> usize {
+    let (events, others) = sorted(topic);
+    topic.len() - events.len() - others.len()
 }
 
 /// Payloads of events, and those of records that are none, by key.

@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgPool};
+use sqlx::{AssertSqlSafe, Executor, PgPool};
 use uuid::Uuid;
 
 use super::plan::{Guarantee, Kind, Plan};
+use super::run::Settings;
 use super::sink::Sink;
-use crate::proof::backends::{self, Container, KAFKA, KAFKA_PORT, KAFKA_PROXY_PORT, Postgres, bootstrap};
-use crate::proof::proxy::{Chooser, Link, Proxy};
+use crate::proof::backends::{self, Postgres, bootstrap};
+use crate::proof::proxy::{Chooser, Directory, Link, Proxy};
 use crate::proof::replica::{Replica, Start};
 
 /// Connections of members to PostgreSQL say that they are of this group.
@@ -35,8 +36,6 @@ pub struct World {
     pub to_postgres: Vec<Link>,
     /// The wire from each member to Kafka.
     pub to_kafka: Vec<Link>,
-    /// Kafka.
-    pub kafka: Container,
     /// PostgreSQL.
     pub postgres: Postgres,
     /// The run's database, without a proxy between.
@@ -53,6 +52,7 @@ pub struct World {
     pub folder: PathBuf,
     /// How a member is started that joins for a while.
     pub guest: Start,
+    directory: Directory,
     database: String,
     _proxies: Vec<Proxy>,
 }
@@ -65,15 +65,14 @@ impl World {
     pub async fn create(
         plan: &Plan,
         refused: HashMap<Uuid, i64>,
-        consumer: &Path,
+        settings: &Settings,
         folder: PathBuf,
     ) -> anyhow::Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
         let (database, topic) = (format!("deliveries_{}", plan.seed), format!("deliveries-{}", plan.seed));
-        let (kafka, postgres) = (Container::named(KAFKA), Postgres::new(false));
-        kafka.mend().await?;
-        postgres.container.mend().await?;
-        let names: Vec<String> = ('a'..).take(plan.members).map(|name| format!("member-{name}")).collect();
+        let postgres = Postgres::new(false);
+        let name = |name: char| format!("member-{name}-{}", plan.seed);
+        let names: Vec<String> = ('a'..).take(plan.members).map(name).collect();
         let mut seeds = (1..).map(|number: u64| plan.seed ^ (number << 32));
         let mut links = || -> Vec<Link> { seeds.by_ref().take(plan.members).map(Link::new).collect() };
         let (to_postgres, to_kafka) = (links(), links());
@@ -82,9 +81,7 @@ impl World {
             proxies.push(Proxy::listen(0, postgres.port, Chooser::Only(link.clone())).await?);
         }
         let ports: Vec<u16> = proxies.iter().map(|proxy| proxy.port).collect();
-        let named = names.iter().cloned().zip(to_kafka.iter().cloned()).collect();
-        let chooser = Chooser::ByKafkaClient(named, Link::new(plan.seed));
-        proxies.push(Proxy::listen(KAFKA_PROXY_PORT, KAFKA_PORT, chooser).await?);
+        names.iter().zip(&to_kafka).for_each(|(name, link)| settings.directory.enter(name, link.clone()));
 
         let pool = tables(&postgres, &database, &refused).await?;
         let dead_letters = format!("{topic}.dlt");
@@ -101,7 +98,7 @@ impl World {
             let url = format!("postgres://postgres@127.0.0.1:{port}/{database}");
             environment.insert("SINK_DATABASE_URL".to_owned(), url);
             let log = folder.join(format!("{name}.log"));
-            Start { name, program: consumer.to_owned(), environment, log }
+            Start { name, program: settings.consumer.clone(), environment, log }
         };
         let guest = start("guest".to_owned(), postgres.port);
         let mut members = Vec::new();
@@ -112,7 +109,6 @@ impl World {
             members,
             to_postgres,
             to_kafka,
-            kafka,
             postgres,
             pool,
             sink,
@@ -121,16 +117,14 @@ impl World {
             group,
             folder,
             guest,
+            directory: settings.directory.clone(),
             database,
             _proxies: proxies,
         })
     }
 
-    /// Ends every fault, and waits until both backends answer.
-    ///
-    /// # Errors
-    /// When a container can't be started or does not answer.
-    pub async fn heal(&self) -> anyhow::Result<()> {
+    /// Ends every fault.
+    pub async fn heal(&self) {
         for link in self.to_postgres.iter().chain(&self.to_kafka) {
             link.heal();
         }
@@ -138,10 +132,6 @@ impl World {
         for member in &self.members {
             member.signal(rustix::process::Signal::CONT).await;
         }
-        self.kafka.mend().await?;
-        self.postgres.container.mend().await?;
-        self.postgres.connect("postgres").await?.close().await?;
-        backends::kafka_answers().await
     }
 
     /// Removes database, topics and folder.
@@ -149,6 +139,7 @@ impl World {
     /// # Errors
     /// When a backend fails.
     pub async fn remove(self) -> anyhow::Result<()> {
+        self.members.iter().for_each(|member| self.directory.strike(&member.name));
         self.pool.close().await;
         self.postgres.drop_database(&self.database).await?;
         backends::delete_topic(&self.topic).await?;
