@@ -1,9 +1,9 @@
 //! The `postgres` sink: one row per event, a batch as one statement.
 
 mod places;
+mod table;
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -11,8 +11,9 @@ use futures::future::BoxFuture;
 use runtime::kafka::Secret;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::types::Uuid;
-use sqlx::{Connection, Executor, PgPool};
+use sqlx::{Connection, PgPool};
 
+use self::table::Table;
 use super::{Applied, Begin, Claimed, Decoded, Sink, SinkError};
 
 /// One statement is in flight per assigned partition; more partitions than this share the connections. It keeps ten
@@ -29,9 +30,6 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 const BATCH_LIMIT: usize = 500;
 /// Statements at once for one partition: while one waits for its commit the next is on its way. More only make smaller batches.
 const LANES: usize = 2;
-/// Key of the advisory lock under which the table is made: "order_ev" in ASCII. `CREATE TABLE IF NOT EXISTS` alone
-/// fails when two sessions run it at once.
-const TABLE_LOCK: i64 = 0x6f72_6465_725f_6576;
 
 /// The primary key is what makes a redelivery harmless, and a repetition by the relay, which has another offset. `json` keeps the
 /// payload's bytes; `jsonb` would not.
@@ -60,13 +58,15 @@ FROM UNNEST($3::int[], $4::bigint[], $5::uuid[], $6::bigint[], $7::text[], $8::u
 ORDER BY partition, "offset"
 ON CONFLICT DO NOTHING"#;
 
-/// Rows in the table `order_events`.
+/// Rows in the table `order_events`; in an exactly-once group, places in `order_events_place`.
 #[derive(Debug)]
 pub struct PostgresSink {
     pool: PgPool,
     group: String,
     topic: String,
-    tables_exist: AtomicBool,
+    events: Table,
+    /// Made only for a group that is exactly once.
+    places: Table,
 }
 
 /// Why the sink could not be set up.
@@ -95,30 +95,32 @@ impl PostgresSink {
             pool,
             group: group.to_owned(),
             topic: topic.to_owned(),
-            tables_exist: AtomicBool::new(false),
+            events: Table::new("order_events", CREATE_TABLE),
+            places: Table::new("order_events_place", places::CREATE_TABLE),
         })
     }
 
     /// Makes sure of the tables before their first use. `work` that fails may have met another, empty database: then they are
     /// looked for again.
-    async fn with_tables<T>(
+    async fn with<T, const N: usize>(
         &self,
+        tables: [&Table; N],
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, SinkError> {
-        if !self.tables_exist.load(Ordering::Relaxed) {
-            bounded(self.create_tables()).await?;
-            self.tables_exist.store(true, Ordering::Relaxed);
+        for table in tables {
+            bounded(table.ensure(&self.pool)).await?;
         }
         let result = bounded(work).await;
         if result.is_err() {
-            self.tables_exist.store(false, Ordering::Relaxed);
+            tables.iter().for_each(|table| table.doubt());
         }
         result
     }
 
     async fn insert(&self, batch: &[Decoded]) -> Result<(), SinkError> {
         let rows = Rows::of(batch)?;
-        let inserted = self.with_tables(
+        let inserted = self.with(
+            [&self.events],
             sqlx::query(INSERT)
                 .bind(&self.group)
                 .bind(&self.topic)
@@ -132,21 +134,6 @@ impl PostgresSink {
                 .execute(&self.pool),
         );
         inserted.await.map(|_result| ())
-    }
-
-    async fn create_tables(&self) -> Result<(), sqlx::Error> {
-        let exists: bool = sqlx::query_scalar("SELECT to_regclass('order_events') IS NOT NULL AND to_regclass('order_events_place') IS NOT NULL")
-            .fetch_one(&self.pool)
-            .await?;
-        // Where the tables were made beforehand, the sink's role needs no right to create them.
-        if exists {
-            return Ok(());
-        }
-        let mut transaction = self.pool.begin().await?;
-        sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(TABLE_LOCK).execute(&mut *transaction).await?;
-        transaction.execute(CREATE_TABLE).await?;
-        transaction.execute(places::CREATE_TABLE).await?;
-        transaction.commit().await
     }
 }
 

@@ -50,7 +50,7 @@ impl PostgresSink {
         };
         let query = sqlx::query_as(CLAIM).bind(&self.group).bind(&self.topic);
         let claim = query.bind(partition).bind(offset).bind(keep).fetch_one(&self.pool);
-        let (epoch, place) = self.with_tables(claim).await?;
+        let (epoch, place) = self.with([&self.places], claim).await?;
         Ok(Claimed { partition, epoch, place })
     }
 
@@ -75,11 +75,11 @@ impl PostgresSink {
             .bind(rows.event_ids)
             .bind(rows.payloads)
             .fetch_one(&self.pool);
-        if self.with_tables(apply).await? {
+        if self.with([&self.events, &self.places], apply).await? {
             return Ok(Applied::Moved);
         }
         let query = sqlx::query_as::<_, (i64, i64)>(LOOK).bind(&self.group).bind(&self.topic);
-        Ok(match self.with_tables(query.bind(partition).fetch_optional(&self.pool)).await? {
+        Ok(match self.with([&self.places], query.bind(partition).fetch_optional(&self.pool)).await? {
             Some((current, found)) if current == epoch => Applied::Found(found),
             // A row that is gone was taken away by a person, who wants the group to begin anew.
             Some(_) | None => Applied::Fenced,
