@@ -19,8 +19,13 @@ const LAST_FAULT: u64 = 3_500;
 const LOAD_MILLIS: u64 = 5_000;
 /// Beyond the session's timeout of ten seconds: the group gives the member's partitions to others.
 const BEYOND_SESSION: std::ops::Range<u64> = 11_500..13_500;
-/// Of so many faults of a member, one freezes it that long: such runs take a quarter of a minute more.
+/// Of so many faults of a member, one freezes it that long, but where the guarantee is exactly once: such runs take a quarter of a
+/// minute more.
 const FREEZE_ONE_IN: u32 = 4;
+
+/// Of a hundred seeds, in this one the sink is away for five minutes, which is longer than any attempt or session lasts.
+const LONG_OUTAGE: u64 = 37;
+const LONG_OUTAGE_MILLIS: u64 = 300_000;
 
 /// The guarantee under trial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]
@@ -147,16 +152,23 @@ impl Plan {
         let mut faults: Vec<Planned> = (0..count)
             .map(|_| Planned {
                 at: rng.random_range(FIRST_FAULT..LAST_FAULT),
-                fault: any(&mut rng, members, sink),
+                fault: any(&mut rng, members, sink, guarantee),
             })
             .collect();
         faults.sort_by_key(|planned| planned.at);
+        let is_long = seed % 100 == LONG_OUTAGE;
+        if is_long {
+            faults = vec![
+                Planned { at: FIRST_FAULT, fault: Fault::Mood(Mood::Down, LONG_OUTAGE_MILLIS) },
+                Planned { at: LAST_FAULT, fault: Fault::Kill(0) },
+            ];
+        }
         Self {
             seed,
             guarantee,
             members,
             partitions: rng.random_range(1..=6),
-            sink,
+            sink: if is_long { Kind::Http } else { sink },
             settings: settings(&mut rng),
             orders,
             refused,
@@ -202,12 +214,14 @@ fn settings(rng: &mut StdRng) -> BTreeMap<&'static str, String> {
     settings
 }
 
-fn any(rng: &mut StdRng, members: usize, sink: Kind) -> Fault {
+fn any(rng: &mut StdRng, members: usize, sink: Kind, guarantee: Guarantee) -> Fault {
+    // Who wakes up and finds its partitions taken is what exactly once is put to the test by.
+    let freeze_one_in = if guarantee == Guarantee::ExactlyOnce { 1 } else { FREEZE_ONE_IN };
     let member = rng.random_range(0..members);
     let lasting = rng.random_range(500..3000);
     match rng.random_range(0..20) {
         0..=3 => Fault::Kill(member),
-        4..=6 if rng.random_ratio(1, FREEZE_ONE_IN) => {
+        4..=6 if rng.random_ratio(1, freeze_one_in) => {
             Fault::Freeze(member, rng.random_range(BEYOND_SESSION))
         }
         4..=6 => Fault::Kill(member),
