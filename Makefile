@@ -32,6 +32,7 @@ lint: tools ## Formatting, clippy, crate graph, house rules, generated files, sh
 .PHONY: unit
 unit: tools ## The pure steps, with property tests
 	@lab/tier unit cargo test --locked --workspace --lib --bins
+	@lab/tier "unit: the example in docs/sinks.md" cargo test --quiet --locked -p consumer --doc
 	@lab/tier "unit: golden events" cargo test --locked -p order-events --test golden
 
 .PHONY: reconcile

@@ -1,7 +1,7 @@
 //! At least once: one assigned partition's worker. Keys side by side, the records of each one after another.
 //!
 //! A lane is room for one turn: up to a batch of records, of as many keys as it takes, given to the sink together. Lanes are not
-//! bound to keys: whichever is free takes what waits longest, so a slow key holds up one lane and nobody else's records.
+//! bound to keys: whichever is free takes what waits longest, so a slow key holds up one lane, and the records of no other key but those that share its turn.
 
 use std::collections::VecDeque;
 use std::panic::resume_unwind;

@@ -1,4 +1,4 @@
-//! Delivers a topic's order events to a sink, in order per partition, as a member of a consumer group.
+//! Delivers a topic's order events to a sink, each order's in their order, as a member of a consumer group.
 //!
 //! ```text
 //!                    ┌───────────────────────── poll_loop (one thread) ─────────────────────────┐
@@ -45,3 +45,8 @@ pub mod commands;
 
 pub use config::{Args, Config};
 pub use run::{RunError, run};
+
+/// The page's example in Rust compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/sinks.md")]
+struct Page;

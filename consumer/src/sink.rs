@@ -5,6 +5,7 @@ pub mod http;
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use order_events::OrderEvent;
 
@@ -28,7 +29,9 @@ pub trait Sink: Send + Sync + 'static {
     fn batch_limit(&self) -> usize;
 
     /// Most events of one [`Sink::apply`]; at least 1.
-    fn apply_limit(&self) -> usize;
+    fn apply_limit(&self) -> usize {
+        self.batch_limit()
+    }
 
     /// Most calls that are worth having at once for one partition; at least 1.
     fn lanes(&self) -> usize;
@@ -45,8 +48,11 @@ pub trait Sink: Send + Sync + 'static {
     /// Exactly once: takes `partition` over. Whoever claimed it before can move its place no more.
     ///
     /// # Errors
-    /// [`SinkError`]; whether the claim before still holds is then unknown.
-    fn claim(&self, partition: i32, begin: Begin) -> BoxFuture<'_, Result<Claimed, SinkError>>;
+    /// [`SinkError`]; whether the claim before still holds is then unknown. A sink that keeps no places says so.
+    fn claim(&self, partition: i32, begin: Begin) -> BoxFuture<'_, Result<Claimed, SinkError>> {
+        let _ = (partition, begin);
+        async { Err(SinkError::keeps_no_places()) }.boxed()
+    }
 
     /// Exactly once: applies `batch`, which may be empty, and moves the place from where `claimed` says to `until`, both or
     /// neither, and only while the claim holds.
@@ -58,7 +64,10 @@ pub trait Sink: Send + Sync + 'static {
         claimed: &'a Claimed,
         batch: &'a [Decoded],
         until: i64,
-    ) -> BoxFuture<'a, Result<Applied, SinkError>>;
+    ) -> BoxFuture<'a, Result<Applied, SinkError>> {
+        let _ = (claimed, batch, until);
+        async { Err(SinkError::keeps_no_places()) }.boxed()
+    }
 }
 
 /// Where a partition begins whose place the sink keeps.
@@ -118,6 +127,13 @@ pub enum SinkError {
 }
 
 impl SinkError {
+    /// The answer of a sink that is for the other two guarantees: the group's partitions wait, and the log says why.
+    fn keeps_no_places() -> Self {
+        let message =
+            "it keeps no places: change the group's delivery to AtLeastOnce or AtMostOnce".to_owned();
+        Self::Unavailable { kind: "no_places", message, retry_after: None }
+    }
+
     /// An outage without a hint of its end.
     pub(crate) fn unavailable(kind: &'static str, message: impl Into<String>) -> Self {
         Self::Unavailable { kind, message: message.into(), retry_after: None }

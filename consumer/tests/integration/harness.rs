@@ -226,6 +226,11 @@ impl World {
             .collect()
     }
 
+    /// Where the brokers are.
+    pub(crate) fn kafka(&self) -> &str {
+        &self.kafka
+    }
+
     pub(crate) fn group(&self, name: &str) -> String {
         format!("{}-{name}", self.topic)
     }

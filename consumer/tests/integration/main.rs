@@ -10,3 +10,4 @@ mod sticky;
 mod outages;
 mod guarantees;
 mod exactly_once;
+mod snippets;
