@@ -40,7 +40,7 @@ pub(crate) struct World {
     pub(crate) dead_letter_topic: String,
     pub(crate) database: String,
     pub(crate) producer: FutureProducer,
-    kafka: String,
+    pub(crate) kafka: String,
     admin: AdminClient<DefaultClientContext>,
 }
 
@@ -224,11 +224,6 @@ impl World {
             .filter(|flag| !is_given(flag))
             .chain(extra.iter().map(|flag| (*flag).to_owned()))
             .collect()
-    }
-
-    /// Where the brokers are.
-    pub(crate) fn kafka(&self) -> &str {
-        &self.kafka
     }
 
     pub(crate) fn group(&self, name: &str) -> String {

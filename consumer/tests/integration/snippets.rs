@@ -32,7 +32,7 @@ async fn the_consumer_in_python_receives_each_event_and_commits_it() {
         let events = world.send_orders(2, 20).await;
         let consumer = Command::new(PYTHON)
             .args(["-u", "-c", example("python")])
-            .env("KAFKA_BOOTSTRAP_SERVERS", world.kafka())
+            .env("KAFKA_BOOTSTRAP_SERVERS", &world.kafka)
             .env("TOPIC", &world.topic)
             .env("GROUP", world.group("python"))
             .stdout(Stdio::piped())
