@@ -56,9 +56,14 @@ e2e: tools ## The whole pipeline on the cluster, with faults
 proof: tools ## The fault campaign: 200 runs of the order path under faults (RUNS=, FROM=)
 	@lab/tier proof lab/proof run --runs $(or $(RUNS),200) --from $(or $(FROM),1)
 
+.PHONY: deliveries
+deliveries: tools ## The fault campaign of consumers: 200 runs of each guarantee (RUNS=, FROM=)
+	@lab/tier deliveries lab/proof deliveries --runs $(or $(RUNS),200) --from $(or $(FROM),1)
+
 .PHONY: proof-short
-proof-short: tools ## A few runs of the fault campaign, and a kill at every fail point
+proof-short: tools ## A few runs of both fault campaigns, and a kill at every fail point
 	@PROOF_PROFILE=dev lab/tier "proof: short" lab/proof run --short
+	@lab/tier "proof: deliveries, short" lab/proof deliveries --runs 3
 
 .PHONY: mutants
 mutants: tools ## Plants known bugs, one at a time; the fault campaign must catch each
