@@ -77,7 +77,7 @@ fuzz: tools ## The order API fuzzed from its own OpenAPI document, some thousand
 .PHONY: bench
 bench: tools ## Benchmarks of the order path into docs/benchmarks.md (an hour; BENCH_ARGS=--quick for a minute)
 	@lab/bench up
-	@cargo build --release --locked -p order-service -p e2e --bin order-service --bin bench
+	@cargo build --release --locked -p order-service -p consumer -p e2e --bin order-service --bin consumer --bin bench
 	@$(CARGO_TARGET_DIR)/release/bench $(BENCH_ARGS)
 	@lab/bench down
 
