@@ -237,8 +237,12 @@ impl PollLoop {
         for _ in 0..BURST {
             match self.member.client.poll(Duration::ZERO) {
                 None => return Ok(()),
-                // Records have queues of their own.
-                Some(Ok(_)) => {}
+                // Records have queues of their own. One that comes here all the same is nobody's to drop.
+                Some(Ok(message)) => {
+                    let record = Record::copied_from(&message);
+                    drop(message);
+                    self.dispatch(record);
+                }
                 Some(Err(error)) => self.failed(error)?,
             }
         }
