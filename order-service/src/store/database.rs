@@ -22,6 +22,10 @@ const TRANSACTION_TIMEOUT: &str = "set transaction_timeout = '30s'";
 /// Longest wait for a connection's sign of life. One that gives none leads to a server that vanished without a word: whoever
 /// waited for it would keep its place in the pool for a quarter of an hour, or for ever.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// The relay's connections are asked for one only after resting this long. While it works they rest for milliseconds and are
+/// not asked; after one of them was given up, the others have rested through the wait, and may lead to the same vanished
+/// server: each would cost the longest statement again.
+const TRUSTED_AT_REST: Duration = Duration::from_secs(1);
 /// Version of the server from which on it knows that setting.
 const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
 /// First pause between attempts to reach the database at start.
@@ -64,12 +68,15 @@ pub fn pool(options: &PgConnectOptions, max_connections: u32, acquire_timeout: D
         .connect_lazy_with(options.clone())
 }
 
-/// The relay's pool. Its connections are not asked for a sign of life before each statement: that is a round trip more
-/// for each, and a statement that fails is tried again anyway.
+/// The relay's pool. Its connections are not asked for a sign of life before each statement while they are busy: that is a
+/// round trip more for each, and a statement that fails is tried again anyway.
 #[must_use]
 pub fn relay_pool(options: &PgConnectOptions, max_connections: u32, acquire_timeout: Duration) -> PgPool {
     pool_options(max_connections, acquire_timeout)
         .test_before_acquire(false)
+        .before_acquire(|connection, rest| {
+            Box::pin(async move { Ok(rest.idle_for < TRUSTED_AT_REST || is_alive(connection).await) })
+        })
         .connect_lazy_with(options.clone())
 }
 
