@@ -29,7 +29,7 @@ const PROBE_FILE: &str = "/var/lib/pg/fsync.probe";
 pub struct Environment {
     /// When the measuring began, UTC.
     pub taken_at: String,
-    /// Commit of this checkout, with `-dirty` when files differ from it.
+    /// Commit of this checkout, with `-dirty` when files differ from it, other than what the benchmarks themselves write.
     pub commit: String,
     /// Model of the processor.
     pub cpu: String,
@@ -73,7 +73,7 @@ impl Environment {
         let memory = field("/proc/meminfo", "MemTotal:")?;
         Ok(Self {
             taken_at: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
-            commit: output("git", &["describe", "--always", "--dirty", "--exclude", "*"])?,
+            commit: commit()?,
             cpu: field("/proc/cpuinfo", "model name")?.trim_start_matches([':', ' ']).to_owned(),
             cores: std::thread::available_parallelism()?.get(),
             memory_gib: memory.trim_end_matches(" kB").parse::<u64>()? / (1024 * 1024),
@@ -100,6 +100,13 @@ fn field(file: &str, name: &str) -> anyhow::Result<String> {
     let text = fs::read_to_string(file)?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     Ok(line.with_context(|| format!("{file} has no {name}"))?.trim().to_owned())
+}
+
+/// The documents are left out: each part of a run writes its share of them.
+fn commit() -> anyhow::Result<String> {
+    let commit = output("git", &["describe", "--always", "--exclude", "*"])?;
+    let changed = output("git", &["status", "--porcelain", "--", ":/", ":!/docs"])?;
+    Ok(if changed.is_empty() { commit } else { format!("{commit}-dirty") })
 }
 
 fn output(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
