@@ -62,9 +62,10 @@ pub fn connect_options(url: &Secret) -> anyhow::Result<PgConnectOptions> {
 /// A pool that connects when first asked.
 #[must_use]
 pub fn pool(options: &PgConnectOptions, max_connections: u32, acquire_timeout: Duration) -> PgPool {
+    let patience = patience(acquire_timeout);
     pool_options(max_connections, acquire_timeout)
         .test_before_acquire(false)
-        .before_acquire(|connection, _| Box::pin(async move { Ok(is_alive(connection).await) }))
+        .before_acquire(move |connection, _| Box::pin(async move { Ok(is_alive(connection, patience).await) }))
         .connect_lazy_with(options.clone())
 }
 
@@ -72,10 +73,13 @@ pub fn pool(options: &PgConnectOptions, max_connections: u32, acquire_timeout: D
 /// round trip more for each, and a statement that fails is tried again anyway.
 #[must_use]
 pub fn relay_pool(options: &PgConnectOptions, max_connections: u32, acquire_timeout: Duration) -> PgPool {
+    let patience = patience(acquire_timeout);
     pool_options(max_connections, acquire_timeout)
         .test_before_acquire(false)
-        .before_acquire(|connection, rest| {
-            Box::pin(async move { Ok(rest.idle_for < TRUSTED_AT_REST || is_alive(connection).await) })
+        .before_acquire(move |connection, rest| {
+            Box::pin(async move {
+                Ok(rest.idle_for < TRUSTED_AT_REST || is_alive(connection, patience).await)
+            })
         })
         .connect_lazy_with(options.clone())
 }
@@ -85,12 +89,17 @@ fn pool_options(max_connections: u32, acquire_timeout: Duration) -> PgPoolOption
         .max_connections(max_connections)
         .acquire_timeout(acquire_timeout)
         .after_connect(|connection, _| Box::pin(limit_transactions(connection)))
-        // The pool itself asks too, and waits for the answer without an end.
-        .after_release(|connection, _| Box::pin(async move { Ok(is_alive(connection).await) }))
+        // The pool itself asks too, and waits for the answer without an end: here the dead ones are found out before.
+        .after_release(|connection, _| Box::pin(async move { Ok(is_alive(connection, PING_TIMEOUT).await) }))
 }
 
-async fn is_alive(connection: &mut PgConnection) -> bool {
-    matches!(tokio::time::timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(())))
+/// How long a connection may take to show that it lives: it must leave time to make another within the same wait.
+fn patience(acquire_timeout: Duration) -> Duration {
+    PING_TIMEOUT.min(acquire_timeout / 2)
+}
+
+async fn is_alive(connection: &mut PgConnection, patience: Duration) -> bool {
+    matches!(tokio::time::timeout(patience, connection.ping()).await, Ok(Ok(())))
 }
 
 /// Holds a new connection to the longest transaction, where the server can.

@@ -47,6 +47,12 @@ impl Job {
         !self.decided.swap(true, Ordering::AcqRel) && !self.reply.is_closed()
     }
 
+    /// Whether somebody still waits for the answer.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        !self.reply.is_closed()
+    }
+
     /// Tells the caller. One that went away meanwhile finds the order, if it asks again.
     pub fn tell(self, told: Told) {
         let _ = self.reply.send(told);
@@ -91,8 +97,9 @@ mod tests {
     #[test]
     fn an_order_whose_caller_went_away_is_not_started() {
         let (job, caller) = ticket(submission());
+        assert!(job.is_awaited());
         drop(caller);
-        assert!(!job.start());
+        assert!(!job.is_awaited() && !job.start());
     }
 
     #[tokio::test]

@@ -90,7 +90,12 @@ impl Lane {
     /// them, so that one order never fails its neighbours.
     async fn settle(&mut self, jobs: Vec<Job>) {
         let mut parts = VecDeque::from([jobs]);
-        while let Some(jobs) = parts.pop_front() {
+        while let Some(mut jobs) = parts.pop_front() {
+            // Attempts that fail one after the other may outlast their callers, who were told that the time is over.
+            jobs.retain(Job::is_awaited);
+            if jobs.is_empty() {
+                continue;
+            }
             match self.attempt(&jobs).await {
                 Ok(answers) => {
                     self.work.wake.notify_one();
