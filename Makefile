@@ -30,6 +30,7 @@ lint: tools ## Formatting, clippy, crate graph, house rules, generated files, al
 	@lab/tier "lint: house rules and generated files" cargo test --quiet --locked -p e2e --test tidy
 	@lab/tier "lint: alerts" promtool check rules $(ALERTS)
 	@lab/tier "lint: alerts fire and rest" promtool test rules e2e/monitoring/alerts_test.yaml
+	@lab/tier "lint: alerts, dashboard and runbook" cargo test --quiet --locked -p e2e --test monitoring
 	@lab/tier "lint: shell scripts" shellcheck -x $$(git ls-files lab .ci | xargs grep -lE '^#!.*bash|^# shellcheck shell=bash')
 
 .PHONY: unit
@@ -52,6 +53,7 @@ integration: tools ## Order service, relay and consumer against real Kafka and P
 
 .PHONY: e2e
 e2e: tools ## The whole pipeline on the cluster, with faults
+	@lab/tier "e2e: the chart" cargo test --quiet --locked -p e2e --test chart
 	@lab/deploy
 	@lab/tier e2e lab/e2e
 
