@@ -7,6 +7,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 export PATH := $(CACHE)/bin:$(PATH)
 CRD := crds/orderpipelines.yaml
 CHART_CRD := charts/order-pipeline-operator/crds/orderpipelines.yaml
+ALERTS := charts/order-pipeline-operator/files/alerts.yaml
 
 .PHONY: help
 help: ## List the commands
@@ -22,11 +23,14 @@ test: lint unit lab-up reconcile integration proof-short e2e ## Every tier of te
 	@echo "all tiers passed"
 
 .PHONY: lint
-lint: tools ## Formatting, clippy, crate graph, house rules, generated files, shell scripts
+lint: tools ## Formatting, clippy, crate graph, house rules, generated files, alerts, shell scripts
 	@lab/tier "lint: format" cargo fmt --all --check
 	@lab/tier "lint: clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
 	@lab/tier "lint: crate graph and licences" cargo deny --all-features check -A unused-wrapper --hide-inclusion-graph bans licenses sources
 	@lab/tier "lint: house rules and generated files" cargo test --quiet --locked -p e2e --test tidy
+	@lab/tier "lint: alerts" promtool check rules $(ALERTS)
+	@lab/tier "lint: alerts fire and rest" promtool test rules e2e/monitoring/alerts_test.yaml
+	@lab/tier "lint: alerts, dashboard and runbook" cargo test --quiet --locked -p e2e --test monitoring
 	@lab/tier "lint: shell scripts" shellcheck -x $$(git ls-files lab .ci | xargs grep -lE '^#!.*bash|^# shellcheck shell=bash')
 
 .PHONY: unit
@@ -49,6 +53,7 @@ integration: tools ## Order service, relay and consumer against real Kafka and P
 
 .PHONY: e2e
 e2e: tools ## The whole pipeline on the cluster, with faults
+	@lab/tier "e2e: the chart" cargo test --quiet --locked -p e2e --test chart
 	@lab/deploy
 	@lab/tier e2e lab/e2e
 
