@@ -3,13 +3,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use e2e::proof::plan::{Plan, SWEEP, SWEEPS};
 use e2e::proof::points::POINTS;
-use e2e::proof::report::{Report, points_missed, summary};
+use e2e::proof::report::{Report, points_missed, refuses_most, summary};
 use e2e::proof::run::{Settings, run};
 
 /// Runs of `--short`, beside the sweeps: a taste for every commit.
@@ -110,6 +110,9 @@ fn lack(args: &Args, reports: &[Report]) -> Option<String> {
     if u64::try_from(counted).unwrap_or(u64::MAX) < args.runs {
         return Some(format!("only {counted} of {} runs had enough faults", args.runs));
     }
+    if args.runs >= LARGE && refuses_most(reports) {
+        return Some("less than a third of the calls succeeded".to_owned());
+    }
     let happened = |kind: &str| {
         reports.iter().flat_map(|report| &report.faults).any(|fault| fault.happened && fault.kind == kind)
     };
@@ -125,7 +128,8 @@ async fn campaign(args: &Args) -> anyhow::Result<Vec<Report>> {
     fs::create_dir_all(&args.out).with_context(|| format!("failed to create {}", args.out.display()))?;
     let file = args.out.join("results.jsonl");
     let mut results = OpenOptions::new().create(true).append(true).open(&file)?;
-    let settings = Settings { service: args.service.clone(), out: args.out.clone(), keep: args.keep };
+    let settings =
+        Settings { service: args.service.clone(), out: args.out.clone(), keep: args.keep, commit: commit()? };
     let mut reports = Vec::new();
     if args.short {
         let short = (args.from..).filter(|seed| !Plan::of(*seed).is_slow());
@@ -160,4 +164,12 @@ async fn one(
     writeln!(results, "{}", serde_json::to_string(&report)?)?;
     reports.push(report.clone());
     Ok(report)
+}
+
+/// Commit of this checkout, with `-dirty` when files differ from it.
+fn commit() -> anyhow::Result<String> {
+    let mut describe = Command::new("git");
+    describe.args(["describe", "--always", "--dirty", "--exclude", "*"]);
+    let described = describe.output().context("failed to ask git for the commit")?;
+    Ok(String::from_utf8(described.stdout)?.trim().to_owned())
 }
