@@ -35,6 +35,7 @@ const LAST_FAULT: u64 = 3_200;
 /// not there, and in between it is frozen, so that connections stay.
 const LONG_OUTAGE: u64 = 37;
 const LONG_OUTAGE_EVERY: u64 = 100;
+/// It begins so many milliseconds after the workload, when there are events in hand.
 const LONG_OUTAGE_AT: u64 = 500;
 /// What a relay may have in hand where a run does not say: the service's default.
 const IN_HAND: usize = 4000;
