@@ -27,4 +27,6 @@ pub mod workload;
 pub mod faults;
 pub mod run;
 pub mod report;
+pub mod campaign;
+pub mod document;
 pub mod deliveries;

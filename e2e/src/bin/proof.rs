@@ -3,13 +3,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use e2e::proof::document;
 use e2e::proof::plan::{Plan, SWEEP, SWEEPS};
 use e2e::proof::points::POINTS;
-use e2e::proof::report::{Report, points_missed, summary};
+use e2e::proof::report::{Report, points_missed, refuses_most, summary};
 use e2e::proof::run::{Settings, run};
 
 /// Runs of `--short`, beside the sweeps: a taste for every commit.
@@ -23,8 +24,8 @@ const ATTEMPTS: u64 = 2;
 #[command(about = "Runs order services under faults and checks everything they wrote")]
 struct Args {
     /// The order service, built with feature `failpoints`.
-    #[arg(long)]
-    service: PathBuf,
+    #[arg(long, required_unless_present = "document")]
+    service: Option<PathBuf>,
     /// Where results and the evidence of failed runs go.
     #[arg(long)]
     out: PathBuf,
@@ -46,6 +47,9 @@ struct Args {
     /// Keep the evidence of sound runs, too.
     #[arg(long)]
     keep: bool,
+    /// Runs nothing: keeps what the campaign of `--runs` from `--from` came to in this folder of documents, and shows it there.
+    #[arg(long, conflicts_with_all = ["seed", "short"])]
+    document: Option<PathBuf>,
     /// Print the plan of the seeds instead of running them.
     #[arg(long)]
     plan: bool,
@@ -70,12 +74,17 @@ async fn judge(args: Args) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&Plan::of(args.seed.unwrap_or(args.from)))?);
         return Ok(ExitCode::SUCCESS);
     }
-    if !args.service.is_file() {
-        bail!("there is no {}: run lab/proof run", args.service.display());
+    if let Some(docs) = &args.document {
+        document::write(docs, &args.out, args.from, usize::try_from(args.runs)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let service = args.service.clone().unwrap_or_default();
+    if !service.is_file() {
+        bail!("there is no {}: run lab/proof run", service.display());
     }
     let stop = runtime::shutdown::on_signal()?;
     let reports = tokio::select! {
-        reports = campaign(&args) => reports?,
+        reports = campaign(&args, service) => reports?,
         () = stop.cancelled() => bail!("stopped before the end; replicas are ended, nothing is judged"),
     };
     print!("{}", summary(&reports));
@@ -110,6 +119,9 @@ fn lack(args: &Args, reports: &[Report]) -> Option<String> {
     if u64::try_from(counted).unwrap_or(u64::MAX) < args.runs {
         return Some(format!("only {counted} of {} runs had enough faults", args.runs));
     }
+    if args.runs >= LARGE && refuses_most(reports) {
+        return Some("less than a third of the calls succeeded".to_owned());
+    }
     let happened = |kind: &str| {
         reports.iter().flat_map(|report| &report.faults).any(|fault| fault.happened && fault.kind == kind)
     };
@@ -121,11 +133,11 @@ fn lack(args: &Args, reports: &[Report]) -> Option<String> {
     (args.runs >= LARGE && !missed.is_empty()).then(|| format!("never happened: {}", missed.join(", ")))
 }
 
-async fn campaign(args: &Args) -> anyhow::Result<Vec<Report>> {
+async fn campaign(args: &Args, service: PathBuf) -> anyhow::Result<Vec<Report>> {
     fs::create_dir_all(&args.out).with_context(|| format!("failed to create {}", args.out.display()))?;
     let file = args.out.join("results.jsonl");
     let mut results = OpenOptions::new().create(true).append(true).open(&file)?;
-    let settings = Settings { service: args.service.clone(), out: args.out.clone(), keep: args.keep };
+    let settings = Settings { service, out: args.out.clone(), keep: args.keep, commit: commit()? };
     let mut reports = Vec::new();
     if args.short {
         let short = (args.from..).filter(|seed| !Plan::of(*seed).is_slow());
@@ -160,4 +172,12 @@ async fn one(
     writeln!(results, "{}", serde_json::to_string(&report)?)?;
     reports.push(report.clone());
     Ok(report)
+}
+
+/// Commit of this checkout, with `-dirty` when files differ from it.
+fn commit() -> anyhow::Result<String> {
+    let mut describe = Command::new("git");
+    describe.args(["describe", "--always", "--dirty", "--exclude", "*"]);
+    let described = describe.output().context("failed to ask git for the commit")?;
+    Ok(String::from_utf8(described.stdout)?.trim().to_owned())
 }

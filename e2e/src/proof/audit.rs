@@ -64,7 +64,7 @@ fn event(row: &PgRow) -> anyhow::Result<Event> {
 /// When the database fails.
 pub async fn orders(pool: &PgPool) -> anyhow::Result<Vec<StoredOrder>> {
     let rows = sqlx::query(
-        "select id, user_id, status, version, coupon_code, subtotal_minor, discount_minor, total_minor,
+        "select id, user_id, status, version, coupon_code, currency, subtotal_minor, discount_minor, total_minor,
                 (select jsonb_object_agg(item ->> 'productId', (item ->> 'quantity')::bigint)
                  from jsonb_array_elements(items) as item) as items
          from orders order by id",
@@ -81,6 +81,7 @@ fn order(row: &PgRow) -> anyhow::Result<StoredOrder> {
         version: row.try_get("version")?,
         items,
         coupon: row.try_get("coupon_code")?,
+        currency: row.try_get("currency")?,
         subtotal_minor: row.try_get("subtotal_minor")?,
         discount_minor: row.try_get("discount_minor")?,
         total_minor: row.try_get("total_minor")?,

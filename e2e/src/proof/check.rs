@@ -1,17 +1,19 @@
 //! The checker: every rule over one run's [`History`]. Pure, so that each rule can be shown to find what it is for.
 //!
-//! The numbers are those of the design; C4, C5 and C9 speak of consumers, in [`super::deliveries`]. Some rules have no number: a call that is
+//! The numbers are those of the design; C4 and C5, and C9 as to sinks, speak of consumers, in [`super::deliveries`]. Some rules have no number: a call that is
 //! answered 500 met something the service does not know, a deadlock says that locks are not taken in one order, a process
 //! that ends unasked has a bug that its restart hides, and a service that does not recover is no proof of anything.
 
 pub mod calls;
 pub mod answers;
+pub mod refusals;
 pub mod events;
 pub mod balance;
+pub mod repetitions;
 #[cfg(test)]
 mod fixture;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use order_events::OrderEvent;
@@ -38,7 +40,7 @@ pub enum Rule {
     /// The first applications of each order's events rise, and none passes one that is dead-lettered.
     #[serde(rename = "C5")]
     InOrder,
-    /// Repetitions at the sink are within the guarantee's bound.
+    /// Repetitions in the topic, and at the sink, are within what faults may have cost.
     #[serde(rename = "C9")]
     Counted,
     /// The first occurrences of each order's events in the topic are 1..n, on the partition of its key.
@@ -53,7 +55,7 @@ pub enum Rule {
     /// No call is answered 500.
     #[serde(rename = "no 500")]
     Understood,
-    /// No order is refused for want of what there is enough of.
+    /// No call is refused without a reason.
     #[serde(rename = "no unfounded refusal")]
     Founded,
     /// No transaction waits for another in a circle.
@@ -118,7 +120,7 @@ pub struct Verdict {
     pub violations: Vec<Violation>,
     /// Events recorded.
     pub events: usize,
-    /// Records of the topic beyond the first of their event: at least once allows them, so they are only counted.
+    /// Records of the topic beyond the first of their event: at least once allows some of them.
     pub duplicates: usize,
 }
 
@@ -131,10 +133,12 @@ pub fn check(history: &History) -> Verdict {
     violations.extend(calls::asked(history, &audit));
     violations.extend(calls::understood(history));
     violations.extend(answers::repeated(history));
-    violations.extend(answers::founded(history));
+    violations.extend(refusals::founded(history, &audit));
+    violations.extend(answers::settled(history));
     violations.extend(answers::apt(history));
     violations.extend(answers::read(history));
     violations.extend(events::published(history, &audit));
+    violations.extend(events::identified(history, &audit));
     violations.extend(events::ordered(history));
     violations.extend(events::unaltered(history, &audit));
     violations.extend(balance::balanced(history));
@@ -142,9 +146,9 @@ pub fn check(history: &History) -> Verdict {
         let what = format!("PostgreSQL had to end {} transactions", history.deadlocks);
         violations.push(Violation::of(Rule::Untangled, what));
     }
-    let distinct: HashSet<(Uuid, i64)> = history.topic.iter().filter_map(identity).collect();
-    let decoded = history.topic.iter().filter_map(identity).count();
-    Verdict { violations, events: audit.events.len(), duplicates: decoded - distinct.len() }
+    let duplicates = repetitions::beyond_the_first(history);
+    violations.extend(repetitions::counted(history, duplicates));
+    Verdict { violations, events: audit.events.len(), duplicates }
 }
 
 /// The audit by order and version, decoded.

@@ -16,6 +16,9 @@ use super::ledger::{Action, Answer, Outcome, Purchase, Verb};
 /// Longest wait for an answer: longer than the service's own bound of 3 s, so that mostly the service gives up first.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Stands for the word of a refusal whose body did not come in full, as from a replica that was killed in mid-answer.
+pub const CUT_OFF: &str = "cut-off";
+
 /// Makes calls.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -108,7 +111,9 @@ async fn outcome(response: Response) -> Outcome {
     let body = match response.bytes().await {
         Ok(body) => body,
         // A refusal's status says it all; a success without its body does not say which order.
-        Err(_) if status.is_client_error() => Default::default(),
+        Err(_) if status.is_client_error() => {
+            return Outcome::Refused { status: status.as_u16(), problem: CUT_OFF.to_owned() };
+        }
         Err(error) => return Outcome::Unknown { status: status.as_u16(), why: error.to_string() },
     };
     if status.is_success() {

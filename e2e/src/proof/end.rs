@@ -46,11 +46,18 @@ impl End {
         self.status.code() == Some(1) && error.is_some_and(|error| error.contains(PORT_TAKEN))
     }
 
-    /// It panicked somewhere, which a caller may have been spared: not by its fail point.
+    /// It panicked somewhere, which a caller may have been spared: not by its fail point, which ends it by one panic.
     #[must_use]
     pub fn panicked(&self) -> Option<&str> {
-        let panicked = self.log.lines().find(|line| line.contains(PANICKED));
-        panicked.filter(|_| self.by_point().is_none())
+        let lines: Vec<&str> = self.log.lines().collect();
+        let last_words = self.by_point().map(|point| point.last_words());
+        let panics: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].contains(PANICKED)).collect();
+        if panics.len() <= usize::from(last_words.is_some()) {
+            return None;
+        }
+        let is_points = |at: usize| lines.get(at + 1).copied() == last_words.as_deref();
+        let other = panics.iter().copied().find(|at| !is_points(*at));
+        other.or(panics.first().copied()).map(|at| lines[at])
     }
 
     /// What is wrong with this end, if it was neither asked for nor has an excuse. Success is no excuse: a service that
@@ -122,6 +129,18 @@ mod tests {
         assert!(end(15, Some(Signal::TERM), &log).panicked().is_some());
         assert!(End { armed: Some(DIE), ..end(6, None, &log) }.panicked().is_none());
         assert!(end(15, Some(Signal::TERM), "all well").panicked().is_none());
+    }
+
+    #[test]
+    fn a_panic_beside_that_of_the_fail_point_is_found_whichever_came_first() {
+        let point = format!("thread 'lane' panicked at x.rs:1:\nfailpoint {} panic", DIE.name);
+        let other = "thread 'relay' panicked at y.rs:2:\nindex out of bounds";
+        for log in [format!("{point}\n{other}"), format!("{other}\n{point}")] {
+            let died = End { armed: Some(DIE), ..end(6, None, &log) };
+            assert_eq!(died.panicked(), Some("thread 'relay' panicked at y.rs:2:"));
+        }
+        let twice = End { armed: Some(DIE), ..end(6, None, &format!("{point}\n{point}")) };
+        assert!(twice.panicked().is_some(), "a point acts once");
     }
 
     #[test]

@@ -34,6 +34,13 @@ pub struct History {
     pub read: Vec<(Uuid, Option<Answer>)>,
     /// Deadlocks that PostgreSQL had to resolve.
     pub deadlocks: i64,
+    /// Microseconds from the start of the run to its recovery, after which every purchase with a key was asked for once
+    /// more; none where it did not recover.
+    pub recovered: Option<u64>,
+    /// Most events that a relay may have in hand.
+    pub in_hand: usize,
+    /// How often a relay may have lost what it had in hand.
+    pub disturbances: usize,
 }
 
 /// An order as it is stored.
@@ -52,6 +59,8 @@ pub struct StoredOrder {
     pub items: BTreeMap<String, i64>,
     /// The coupon used.
     pub coupon: Option<String>,
+    /// ISO 4217 code of the amounts.
+    pub currency: String,
     /// Sum of the lines.
     pub subtotal_minor: i64,
     /// What the coupon took off.

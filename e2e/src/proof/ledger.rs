@@ -12,6 +12,9 @@ use order_events::OrderStatus;
 use serde::Serialize;
 use uuid::Uuid;
 
+/// Clients from here on are the campaign's own: they look whether the service has recovered.
+pub const OWN_CLIENTS: u32 = u32::MAX - 1;
+
 /// What a client asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "camelCase", tag = "do")]
@@ -31,7 +34,7 @@ pub enum Action {
 }
 
 /// An order as a client wants it. The user is this purchase's alone: by it its orders are known in the database.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Purchase {
     /// Who buys; calls with the same user are repetitions of one purchase.

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::points::{Act, POINTS, Point, most_passes};
 pub use fault::{Fault, Route, Trouble};
+use shop::CURRENCY;
 pub use shop::{Coupon, Product, Shop, Taste};
 
 /// Seeds from here on are sweeps: they kill at fail points for certain, a few in each.
@@ -30,8 +31,14 @@ const AFTERMATH: u64 = 400;
 /// Faults begin within this, in milliseconds from the start of the workload.
 const FIRST_FAULT: u64 = 200;
 const LAST_FAULT: u64 = 3_200;
-/// Of a hundred seeds, this one has Kafka away for as long as made the tutorial's service lose events.
+/// Of a hundred seeds, this one has Kafka away for as long as made the tutorial's service lose events: every other time it is
+/// not there, and in between it is frozen, so that connections stay.
 const LONG_OUTAGE: u64 = 37;
+const LONG_OUTAGE_EVERY: u64 = 100;
+/// It begins so many milliseconds after the workload, when there are events in hand.
+const LONG_OUTAGE_AT: u64 = 500;
+/// What a relay may have in hand where a run does not say: the service's default.
+const IN_HAND: usize = 4000;
 /// Of this many seeds, one fills the database's disk.
 const DISK_FULL_EVERY: u64 = 16;
 const DISK_FULL_AT: u64 = 13;
@@ -92,8 +99,10 @@ impl Plan {
                 faults.push(Planned { at, fault });
             }
         }
-        if seed < SWEEP && seed % 100 == LONG_OUTAGE {
-            faults.push(Planned { at: 500, fault: Fault::FreezeKafka(fault::LONG_OUTAGE_MILLIS) });
+        if seed < SWEEP && seed % LONG_OUTAGE_EVERY == LONG_OUTAGE {
+            let is_frozen = (seed / LONG_OUTAGE_EVERY).is_multiple_of(2);
+            let outage = if is_frozen { Fault::FreezeKafka } else { Fault::KillKafka };
+            faults.push(Planned { at: LONG_OUTAGE_AT, fault: outage(fault::LONG_OUTAGE_MILLIS) });
             // One event at a time would take as long again to catch up.
             settings.remove("RELAY_BATCH");
             settings.remove("RELAY_MAX_IN_FLIGHT");
@@ -129,6 +138,12 @@ impl Plan {
         self.faults.iter().any(kills) || self.workload > fault::LONG_OUTAGE_MILLIS
     }
 
+    /// Most events that a relay may have in hand.
+    #[must_use]
+    pub fn in_hand(&self) -> usize {
+        self.settings.get("RELAY_MAX_IN_FLIGHT").and_then(|most| most.parse().ok()).unwrap_or(IN_HAND)
+    }
+
     /// Whether the run needs the PostgreSQL whose disk can be filled.
     #[must_use]
     pub fn fills_disk(&self) -> bool {
@@ -143,6 +158,7 @@ fn settings(rng: &mut StdRng) -> BTreeMap<&'static str, String> {
         ("RELAY_LEASE_SECONDS", LEASE_SECONDS.to_string()),
         ("HTTP_TIMEOUT_SECONDS", "3".to_owned()),
         ("SHUTDOWN_GRACE_SECONDS", "6".to_owned()),
+        ("CURRENCY", CURRENCY.to_owned()),
     ]);
     let mut any = |name, values: &[&str]| {
         if let Some(value) = values.choose(rng) {
@@ -203,7 +219,7 @@ mod tests {
         let plans: Vec<Plan> = (1..=200).map(Plan::of).collect();
         let kinds: BTreeSet<_> =
             plans.iter().flat_map(|plan| &plan.faults).map(|planned| planned.fault.kind()).collect();
-        assert_eq!(kinds.len(), 17, "{kinds:?}");
+        assert_eq!(kinds.len(), 18, "{kinds:?}");
         let points: BTreeSet<_> =
             plans.iter().flat_map(|plan| plan.points.iter().flatten()).map(|point| point.name).collect();
         assert_eq!(points, BTreeSet::from(POINTS));

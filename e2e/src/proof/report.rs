@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::check::Violation;
 use super::faults::Happening;
-use super::ledger::{Call, Outcome};
+use super::ledger::{Call, OWN_CLIENTS, Outcome};
 use super::points::POINTS;
 
 /// Faults that must have happened for a run to count.
 pub const MIN_FAULTS: usize = 2;
+/// Of so many calls one must succeed: a third, where more than half do even in runs full of faults.
+const LEAST_OK_OF: usize = 3;
 /// Violations shown of one run; the file has all.
 const SHOWN: usize = 12;
 
@@ -21,6 +23,12 @@ const SHOWN: usize = 12;
 pub struct Report {
     /// Its seed.
     pub seed: u64,
+    /// Commit of the checkout, with `-dirty` when files differ from it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub commit: String,
+    /// When it ended, UTC.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ended_at: String,
     /// What became of each fault.
     pub faults: Vec<Happening>,
     /// Calls by outcome.
@@ -47,8 +55,8 @@ pub struct Report {
     pub evidence: Option<String>,
 }
 
-/// Calls by outcome.
-#[derive(Clone, Copy, Default, Debug, Serialize)]
+/// Calls of clients, the campaign itself left out, by outcome.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
     /// 201 and 200.
@@ -64,7 +72,7 @@ impl Counts {
     #[must_use]
     pub fn of(calls: &[Call]) -> Self {
         let mut counts = Self::default();
-        for call in calls {
+        for call in calls.iter().filter(|call| call.client < OWN_CLIENTS) {
             match call.outcome {
                 Outcome::Ok(_) => counts.ok += 1,
                 Outcome::Refused { .. } => counts.refused += 1,
@@ -210,8 +218,7 @@ fn outcome<'a>(reports: &'a [Report], mut kinds: BTreeMap<&'a str, usize>) -> St
         let _ = writeln!(text, "  {count:>5} × {kind}");
     }
     if unsound.is_empty() && !counted.is_empty() {
-        // No failure in n independent runs: with 95 % confidence the rate of failing runs is below 3/n.
-        let bound = 300.0 / count(counted.len());
+        let bound = percent_bound(counted.len());
         let _ = writeln!(
             text,
             "no rule was broken: with 95 % confidence less than {bound:.1} % of such runs would break one"
@@ -231,7 +238,22 @@ pub fn points_missed(reports: &[Report]) -> Vec<&'static str> {
     POINTS.into_iter().filter(|point| !hit(point)).collect()
 }
 
-fn seconds(millis: u64) -> String {
+/// No failure in n independent runs: with 95 % confidence the rate of failing runs is below 3/n, here in percent.
+#[must_use]
+pub fn percent_bound(runs: usize) -> f64 {
+    300.0 / count(runs)
+}
+
+/// True when so few of the clients' calls succeeded that refusals may be all that the service is good at.
+#[must_use]
+pub fn refuses_most(reports: &[Report]) -> bool {
+    let sum = |part: fn(&Counts) -> usize| reports.iter().map(|report| part(&report.calls)).sum::<usize>();
+    sum(|calls| calls.ok) * LEAST_OK_OF < sum(|calls| calls.ok + calls.refused + calls.unknown)
+}
+
+/// As seconds with one decimal.
+#[must_use]
+pub fn seconds(millis: u64) -> String {
     format!("{}.{} s", millis / 1000, millis % 1000 / 100)
 }
 
@@ -274,5 +296,12 @@ mod tests {
     #[test]
     fn a_point_that_was_never_hit_is_named() {
         assert_eq!(points_missed(&[with_faults(1)]), POINTS[1..]);
+    }
+
+    #[test]
+    fn a_campaign_in_which_less_than_a_third_of_the_calls_succeeded_proves_nothing() {
+        let with = |ok, refused| Report { calls: Counts { ok, refused, unknown: 1 }, ..Report::default() };
+        assert!(!refuses_most(&[with(10, 9), with(0, 9)]));
+        assert!(refuses_most(&[with(10, 9), with(0, 11)]));
     }
 }

@@ -8,18 +8,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use jiff::Timestamp;
 use rdkafka::message::{Headers, Message, OwnedMessage};
 use rustix::process::Signal;
-use uuid::Uuid;
 
 use super::audit;
 use super::backends::bootstrap;
+use super::check::repetitions::disturbances;
 use super::check::{Rule, Verdict, Violation, check};
 use super::client::Caller;
 use super::end::End;
 use super::faults;
 use super::history::{History, Record};
-use super::ledger::{Answer, Ledger};
+use super::ledger::Ledger;
 use super::plan::Plan;
 use super::plan::shop::PROBE;
 use super::report::{Counts, Report};
@@ -49,6 +50,8 @@ pub struct Settings {
     pub out: PathBuf,
     /// Keep the folder of a sound run, too.
     pub keep: bool,
+    /// Commit of the checkout.
+    pub commit: String,
 }
 
 /// Runs the seed's plan; never fails: a run that could not be made is a report that says so.
@@ -60,6 +63,8 @@ pub async fn run(seed: u64, settings: &Settings) -> Report {
         Ok(report) => report,
         Err(error) => Report::broken(seed, format!("{error:#}")),
     };
+    report.commit.clone_from(&settings.commit);
+    report.ended_at = Timestamp::now().strftime("%Y-%m-%d %H:%M").to_string();
     report.took_millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     report.evidence = folder.exists().then(|| folder.display().to_string());
     report
@@ -80,43 +85,38 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
     let healed = Instant::now();
     let mut violations = recover(&world, &workload).await?;
     let recovery = healed.elapsed();
+    let (mut recovered, mut read) = (None, Vec::new());
     // A service that does not recover need not answer.
-    let read = if violations.is_empty() { workload.read_back().await } else { Vec::new() };
+    if violations.is_empty() {
+        recovered = Some(ledger.now());
+        workload.ask_again().await?;
+        // What came of that may be an order that was never placed before.
+        violations.extend(drained(&world).await?);
+        read = workload.read_back().await;
+    }
     violations.extend(finish(&world).await);
+    let mut logs = Vec::new();
     for replica in &world.replicas {
         let log = fs::read_to_string(world.folder.join(format!("{}.log", replica.name)))?;
         happenings.extend(faults::points(replica, &log));
+        logs.push(log);
     }
+    let ends = ends(&world);
+    violations.extend(astray(&world, &ends));
 
-    let ends: Vec<(&str, End)> = world
-        .replicas
-        .iter()
-        .flat_map(|replica| replica.ends().into_iter().map(|end| (replica.name.as_str(), end)))
-        .collect();
-    violations.extend(ends.iter().filter_map(|(name, end)| {
-        Some(Violation::of(Rule::Standing, format!("{name} ended unasked: {}", end.unasked()?)))
-    }));
-    violations.extend(ends.iter().filter_map(|(name, end)| {
-        Some(Violation::of(Rule::Standing, format!("{name} panicked and went on: {}", end.panicked()?)))
-    }));
-    violations.extend(world.replicas.iter().filter(|replica| replica.hung() > 0).map(|replica| {
-        let what = format!("{} did not end on SIGTERM in time, {} times", replica.name, replica.hung());
-        Violation::of(Rule::Recovered, what)
-    }));
-    let ended_at_start = ends
-        .iter()
-        .filter(|(_, end)| end.at_start())
-        .map(|(name, end)| format!("{name} ({})", end.status))
-        .collect();
-
-    let history = gather(&world, plan, &ledger, read).await?;
+    let happened = happenings.iter().filter(|fault| fault.happened).count();
+    let logs = logs.iter().map(String::as_str);
+    let known = History {
+        recovered,
+        read,
+        in_hand: plan.in_hand(),
+        disturbances: disturbances(plan.replicas, happened, ends.len(), logs),
+        ..History::default()
+    };
+    let history = gather(&world, plan, &ledger, known).await?;
     let Verdict { violations: found, events, duplicates } = check(&history);
     violations.extend(found);
-    let orders = history.orders.iter().filter(|order| !order.items.contains_key(PROBE)).count();
-    if orders < LEAST_ORDERS {
-        let what = format!("only {orders} orders were taken beside the probes");
-        violations.push(Violation::of(Rule::Founded, what));
-    }
+    violations.extend(idle(&history));
     let report = Report {
         seed: plan.seed,
         faults: happenings,
@@ -124,7 +124,7 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
         orders: history.orders.len(),
         events,
         duplicates,
-        ended_at_start,
+        ended_at_start: ended_at_start(&ends),
         recovery_millis: u64::try_from(recovery.as_millis()).unwrap_or(u64::MAX),
         violations,
         ..Report::default()
@@ -137,6 +137,42 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
         write(&world.folder.join("report.json"), &report)?;
     }
     Ok(report)
+}
+
+/// Every end of a process so far, with its replica's name.
+fn ends(world: &World) -> Vec<(&str, End)> {
+    let all = world.replicas.iter().map(|replica| (replica.name.as_str(), replica.ends()));
+    all.flat_map(|(name, ends)| ends.into_iter().map(move |end| (name, end))).collect()
+}
+
+/// Ends that nobody asked for, panics, and stops that took too long.
+fn astray(world: &World, ends: &[(&str, End)]) -> Vec<Violation> {
+    let unasked = ends.iter().filter_map(|(name, end)| {
+        Some(Violation::of(Rule::Standing, format!("{name} ended unasked: {}", end.unasked()?)))
+    });
+    let panicked = ends.iter().filter_map(|(name, end)| {
+        Some(Violation::of(
+            Rule::Standing,
+            format!("{name} panicked, and not by its fail point alone: {}", end.panicked()?),
+        ))
+    });
+    let hung = world.replicas.iter().filter(|replica| replica.hung() > 0).map(|replica| {
+        let what = format!("{} did not end on SIGTERM in time, {} times", replica.name, replica.hung());
+        Violation::of(Rule::Recovered, what)
+    });
+    unasked.chain(panicked).chain(hung).collect()
+}
+
+fn ended_at_start(ends: &[(&str, End)]) -> Vec<String> {
+    let at_start = ends.iter().filter(|(_, end)| end.at_start());
+    at_start.map(|(name, end)| format!("{name} ({})", end.status)).collect()
+}
+
+/// A run that took hardly an order proves nothing.
+fn idle(history: &History) -> Option<Violation> {
+    let orders = history.orders.iter().filter(|order| !order.items.contains_key(PROBE)).count();
+    (orders < LEAST_ORDERS)
+        .then(|| Violation::of(Rule::Founded, format!("only {orders} orders were taken beside the probes")))
 }
 
 /// Waits until every replica takes orders and nothing waits in the outbox.
@@ -154,6 +190,11 @@ async fn recover(world: &World, workload: &Workload) -> anyhow::Result<Vec<Viola
             tokio::time::sleep(PROBE_EVERY).await;
         }
     }
+    drained(world).await
+}
+
+/// Waits until nothing waits in the outbox.
+async fn drained(world: &World) -> anyhow::Result<Vec<Violation>> {
     let (mut least, mut deadline) = (i64::MAX, Instant::now() + RECOVERY_DEADLINE);
     loop {
         let (outbox, parked) = audit::waiting(&world.pool).await?;
@@ -193,12 +234,8 @@ fn is_orderly(status: ExitStatus) -> bool {
     status.success() || status.signal().is_some_and(|signal| signals.contains(&signal))
 }
 
-async fn gather(
-    world: &World,
-    plan: &Plan,
-    ledger: &Ledger,
-    read: Vec<(Uuid, Option<Answer>)>,
-) -> anyhow::Result<History> {
+/// All that is in the database and the topic, beside what is known.
+async fn gather(world: &World, plan: &Plan, ledger: &Ledger, known: History) -> anyhow::Result<History> {
     let pool = &world.pool;
     // A crash forgets the statistics, but not what was logged.
     let logged = world.postgres.container.logged(&world.began, DEADLOCK).await?;
@@ -213,8 +250,8 @@ async fn gather(
         topic: dump(&bootstrap(), &world.topic).await?.iter().map(record).collect(),
         stock: audit::stock(pool).await?.into_iter().collect(),
         coupon_uses: audit::coupon_uses(pool).await?.into_iter().collect(),
-        read,
         deadlocks,
+        ..known
     })
 }
 

@@ -1,6 +1,6 @@
 //! The clients: they buy, repeat what they do not know the outcome of, race against each other, confirm and cancel.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::check::answers::is_definite;
 use super::client::Caller;
-use super::ledger::{Action, Answer, Call, Ledger, Outcome, Purchase, Verb};
+use super::ledger::{Action, Answer, Call, Ledger, OWN_CLIENTS, Outcome, Purchase, Verb};
 use super::plan::shop::{PROBE, scarce_coupon};
 use super::plan::{Plan, Taste};
 
@@ -31,7 +32,14 @@ const LONGEST_THINK: f64 = 4.0;
 /// Coupons as clients choose among them; none stands for the scarce one whose turn it is.
 const COUPONS: [Option<&str>; 6] = [Some("FEW"), Some("SOME"), Some("MANY"), None, None, None];
 /// The probes' number as a client.
-const PROBER: u32 = u32::MAX;
+const PROBER: u32 = OWN_CLIENTS;
+/// The number of those who ask again.
+const ASKER: u32 = OWN_CLIENTS + 1;
+/// Those who ask again at once: fewer than the fewest requests that a replica takes at once.
+const ASKERS: usize = 4;
+/// Longest until a key gives an answer after the recovery: as long as a replica may take to take orders, and longer than
+/// PostgreSQL keeps the transaction of a connection that was lost.
+const SETTLED_DEADLINE: Duration = Duration::from_secs(40);
 
 /// The clients of one run.
 #[derive(Clone, Debug)]
@@ -98,6 +106,63 @@ impl Workload {
             read.push((order, answer));
         }
         read
+    }
+
+    /// Asks once more for every purchase that has a key, each of another replica than the last time if there is one, until
+    /// the answer is one that is given again. One that does not come in time is for the checker to find.
+    ///
+    /// # Errors
+    /// When the ledger can't be written.
+    pub async fn ask_again(&self) -> anyhow::Result<()> {
+        let mut keys: Vec<Vec<(Purchase, usize)>> = Vec::new();
+        let mut known: HashMap<String, usize> = HashMap::new();
+        for call in self.ledger.calls() {
+            let Action::Create(purchase) = call.action else { continue };
+            let Some(key) = purchase.key.clone() else { continue };
+            let place = *known.entry(key).or_insert(keys.len());
+            if place == keys.len() {
+                keys.push(Vec::new());
+            }
+            // Those of one key one after another, as they first came.
+            match keys[place].iter_mut().find(|(asked, _)| *asked == purchase) {
+                Some((_, replica)) => *replica = call.replica,
+                None => keys[place].push((purchase, call.replica)),
+            }
+        }
+        let mut askers = JoinSet::new();
+        for asker in 0..ASKERS {
+            let workload = self.clone();
+            let share: Vec<_> = keys.iter().skip(asker).step_by(ASKERS).flatten().cloned().collect();
+            askers.spawn(async move {
+                for (purchase, replica) in share {
+                    // What does not answer once is not asked for the rest: the run is unsound already.
+                    if !workload.settle(purchase, replica).await? {
+                        break;
+                    }
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(ended) = askers.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+
+    /// True once the purchase has an answer that is given again.
+    async fn settle(&self, purchase: Purchase, mut replica: usize) -> anyhow::Result<bool> {
+        let deadline = Instant::now() + SETTLED_DEADLINE;
+        let action = Action::Create(purchase);
+        loop {
+            replica = (replica + 1) % self.caller.replicas();
+            if is_definite(&self.call(ASKER, replica, action.clone()).await?) {
+                return Ok(true);
+            }
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            tokio::time::sleep(REPETITION_PAUSE).await;
+        }
     }
 
     async fn client(self, number: u32, until: Instant) -> anyhow::Result<()> {

@@ -1,24 +1,18 @@
-//! What callers were told: one answer for each key and order, and no refusal without a reason.
+//! What callers were told: one answer for each key and order, and that of the order as it is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use order_events::OrderStatus;
 use uuid::Uuid;
 
+use super::refusals::{OUT_OF_COUPONS, OUT_OF_STOCK, REUSED};
 use super::{Rule, Violation};
 use crate::proof::history::{History, StoredOrder};
 use crate::proof::ledger::{Action, Call, Outcome, Purchase, Verb};
 
 /// Refusals that are kept under their key and given again, whatever has become possible since.
 const KEPT: [&str; 5] =
-    ["insufficient-stock", OUT_OF_COUPONS, "unknown-product", "unknown-coupon", "amount-too-large"];
-/// The key was used for another order.
-const REUSED: &str = "idempotency-key-reused";
-/// What no purchase of a plan gives a reason for.
-const NEVER_DESERVED: [&str; 4] = ["unknown-product", "unknown-coupon", "amount-too-large", "invalid"];
-const OUT_OF_STOCK: &str = "insufficient-stock";
-const OUT_OF_COUPONS: &str = "coupon-exhausted";
-
+    [OUT_OF_STOCK, OUT_OF_COUPONS, "unknown-product", "unknown-coupon", "amount-too-large"];
 /// C2, as to answers: whoever repeats an order under its key gets the first answer again, and a key answers one order only.
 /// Keys outlive every run, so none is forgotten in it.
 #[must_use]
@@ -117,48 +111,35 @@ fn is_unknown_change(call: &Call, of: Uuid) -> bool {
         && matches!(call.outcome, Outcome::Unknown { .. })
 }
 
-/// No order is refused for want of stock, or of a coupon's uses, where everything that anybody ever asked for could be had.
+/// Once the service has recovered, whoever asks again under a key gets an answer that is given again: no key stays in
+/// progress for ever, whatever became of those who were first to use it. A run that did not recover was not asked.
 #[must_use]
-pub fn founded(history: &History) -> Vec<Violation> {
-    let mut purchases: HashMap<&str, &Purchase> = HashMap::new();
+pub fn settled(history: &History) -> Vec<Violation> {
+    let Some(recovered) = history.recovered else { return Vec::new() };
+    let mut settled: HashMap<(&str, &Purchase), Option<&Outcome>> = HashMap::new();
     for call in &history.calls {
-        if let Action::Create(purchase) = &call.action {
-            purchases.insert(&purchase.user, purchase);
+        let Action::Create(purchase) = &call.action else { continue };
+        let Some(key) = &purchase.key else { continue };
+        let last = settled.entry((key, purchase)).or_default();
+        if call.began >= recovered && !last.is_some_and(is_definite) {
+            *last = Some(&call.outcome);
         }
     }
-    let (mut units, mut uses): (HashMap<String, i64>, HashMap<&str, i64>) = Default::default();
-    for purchase in purchases.values() {
-        for (product, wanted) in purchase.items() {
-            *units.entry(product).or_default() += wanted;
-        }
-        if let Some(coupon) = &purchase.coupon {
-            *uses.entry(coupon).or_default() += 1;
-        }
-    }
-    let is_ample = |product: &String| {
-        let stock = history.shop.products.get(product).map(|product| product.stock);
-        stock.is_some_and(|stock| stock >= units.get(product).copied().unwrap_or_default())
-    };
-    let mut found = Vec::new();
-    for call in &history.calls {
-        let (Action::Create(purchase), Outcome::Refused { problem, .. }) = (&call.action, &call.outcome)
-        else {
-            continue;
-        };
-        let unfounded = match problem.as_str() {
-            OUT_OF_STOCK => purchase.items().keys().all(is_ample),
-            OUT_OF_COUPONS => purchase.coupon.as_deref().is_some_and(|code| {
-                let limit = history.shop.coupons.get(code).map(|coupon| coupon.limit);
-                limit.is_some_and(|limit| limit >= uses.get(code).copied().unwrap_or_default())
-            }),
-            // Every purchase of a plan is of what its shop has.
-            word => NEVER_DESERVED.contains(&word),
-        };
-        if unfounded {
-            found.push(format!("purchase {} was refused for {problem}, and there was enough", purchase.user));
-        }
-    }
-    found.into_iter().map(|what| Violation::of(Rule::Founded, what)).collect()
+    let mut found: Vec<String> = settled
+        .into_iter()
+        .filter(|(_, last)| !last.is_some_and(is_definite))
+        .map(|((key, purchase), last)| {
+            format!("after the recovery key {key} gave {} no answer to keep: {last:?}", purchase.user)
+        })
+        .collect();
+    found.sort_unstable();
+    found.into_iter().map(|what| Violation::of(Rule::Recovered, what)).collect()
+}
+
+/// The answer is one that is given again.
+#[must_use]
+pub fn is_definite(outcome: &Outcome) -> bool {
+    definite(outcome).is_some()
 }
 
 #[cfg(test)]
@@ -167,7 +148,8 @@ mod tests {
     use super::*;
 
     fn refused_for(problem: &str) -> Outcome {
-        Outcome::Refused { status: 409, problem: problem.to_owned() }
+        let status = if problem == REUSED { 422 } else { 409 };
+        Outcome::Refused { status, problem: problem.to_owned() }
     }
 
     #[test]
@@ -216,20 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_is_refused_though_there_is_enough_is_found() {
-        let mut history = sound();
-        history.calls.push(call(create("u4", None), refused_for(OUT_OF_STOCK)));
-        assert!(broken(&history).is_empty(), "six of five were asked for");
-        history.shop.products.get_mut("tea").unwrap().stock += 1;
-        *history.stock.get_mut("tea").unwrap() += 1;
-        assert_eq!(broken(&history), [Rule::Founded]);
-    }
-
-    #[test]
-    fn an_order_that_is_refused_as_unknown_and_one_that_is_shown_in_another_state_are_found() {
-        let mut history = sound();
-        history.calls.push(call(create("u4", None), refused_for("invalid")));
-        assert_eq!(broken(&history), [Rule::Founded]);
+    fn an_order_that_is_shown_in_another_state_is_found() {
         let mut history = sound();
         for call in &mut history.calls {
             if let (Action::Create(_), Outcome::Ok(answer)) = (&call.action, &mut call.outcome) {
@@ -237,15 +206,6 @@ mod tests {
             }
         }
         assert!(broken(&history).contains(&Rule::Kept));
-    }
-
-    #[test]
-    fn a_coupon_that_is_refused_though_it_has_uses_left_is_found() {
-        let mut history = sound();
-        history.calls.push(call(create("u4", Some("TEN")), refused_for(OUT_OF_COUPONS)));
-        assert!(broken(&history).is_empty(), "two uses of one were asked for");
-        history.shop.coupons.get_mut("TEN").unwrap().limit = 2;
-        assert_eq!(broken(&history), [Rule::Founded]);
     }
 
     fn purchase(user: &str) -> Purchase {
@@ -258,5 +218,37 @@ mod tests {
         let mut history = sound();
         history.calls.push(call(create("u2", Some("TEN")), ok(pending(), 1, OrderStatus::Pending)));
         assert!(broken(&history).is_empty());
+    }
+
+    /// Every purchase of the history is asked for once more, and answered so.
+    fn asked_again(answer: impl Fn(&Outcome) -> Outcome) -> History {
+        let mut history = sound();
+        history.recovered = Some(10);
+        let again: Vec<Call> = history.calls[..2]
+            .iter()
+            .map(|call| Call { began: 10, ended: 11, outcome: answer(&call.outcome), ..call.clone() })
+            .collect();
+        history.calls.extend(again);
+        history
+    }
+
+    #[test]
+    fn a_key_that_gives_no_answer_after_the_recovery_is_found() {
+        assert!(broken(&asked_again(Outcome::clone)).is_empty());
+        for answer in [refused_for("idempotency-key-in-progress"), refused(503), unknown()] {
+            assert_eq!(broken(&asked_again(|_| answer.clone())), [Rule::Recovered], "{answer:?}");
+        }
+        let mut history = asked_again(Outcome::clone);
+        history.calls.pop();
+        assert_eq!(broken(&history), [Rule::Recovered], "the other one was not asked");
+    }
+
+    #[test]
+    fn an_answer_after_some_that_say_nothing_settles_a_key_and_another_one_than_before_is_found() {
+        let mut history = asked_again(|_| unknown());
+        history.calls.extend(asked_again(Outcome::clone).calls.split_off(3));
+        assert!(broken(&history).is_empty());
+        let refused = asked_again(|_| refused_for(OUT_OF_STOCK));
+        assert_eq!(broken(&refused), [Rule::Asked, Rule::Founded], "it was accepted before");
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{Rule, Violation};
 use crate::proof::history::{History, StoredOrder};
+use crate::proof::plan::shop::CURRENCY;
 
 /// C8: initial stock less what orders hold is the stock, which is not negative; a coupon's uses are the orders that hold
 /// it, at most its limit; an order's subtotal is the sum of its lines, its discount the coupon's percentage of that,
-/// rounded down as the API documents it, and its total what is left. A cancelled order holds nothing.
+/// rounded down as the API documents it, and its total what is left, in the shop's currency. A cancelled order holds nothing.
 #[must_use]
 pub fn balanced(history: &History) -> Vec<Violation> {
     let standing: Vec<&StoredOrder> =
@@ -52,6 +53,9 @@ pub fn balanced(history: &History) -> Vec<Violation> {
                 "order {}: {} less {discount:?} is {total:?}, and it says less {} is {}",
                 order.id, order.subtotal_minor, order.discount_minor, order.total_minor
             ));
+        }
+        if order.currency != CURRENCY {
+            found.push(format!("order {} is in {}, and prices are in {CURRENCY}", order.id, order.currency));
         }
     }
     found.into_iter().map(|what| Violation::of(Rule::Balanced, what)).collect()

@@ -136,7 +136,7 @@ fn is_for(order: &StoredOrder, wanted: &Purchase) -> bool {
     order.items == wanted.items() && order.coupon == wanted.coupon
 }
 
-fn event_of(verb: Verb) -> EventType {
+pub(super) fn event_of(verb: Verb) -> EventType {
     match verb {
         Verb::Confirm => EventType::OrderConfirmed,
         Verb::Cancel => EventType::OrderCancelled,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use order_events::cloudevents::HEADER_ORDER_VERSION;
+use order_events::cloudevents::{HEADER_ID, HEADER_ORDER_VERSION};
 use order_events::{EventType, OrderEvent, OrderStatus, partition_for};
 use uuid::Uuid;
 
@@ -84,9 +84,34 @@ fn shows(event: &OrderEvent, order: &StoredOrder, shop: &Shop) -> bool {
         && items == order.items
         && shown.user_id == order.user
         && shown.coupon_code == order.coupon
+        && shown.currency == order.currency
         && shown.subtotal_minor == order.subtotal_minor
         && shown.discount_minor == order.discount_minor
         && shown.total_minor == order.total_minor
+}
+
+/// C3, as to ids: every event has its own, by which both kinds of sink tell a repetition.
+#[must_use]
+pub fn identified(history: &History, audit: &Audit<'_>) -> Vec<Violation> {
+    let mut events: HashMap<Uuid, BTreeSet<(Uuid, i64)>> = HashMap::new();
+    let recorded = audit.events.iter().filter_map(|(event, (_, decoded))| Some((*event, decoded.as_ref()?)));
+    let published =
+        history.topic.iter().filter_map(decoded).map(|event| ((event.order_id.0, event.version), event));
+    for (event, id) in recorded
+        .map(|(event, decoded)| (event, decoded.event_id))
+        .chain(published.map(|(event, decoded)| (event, decoded.event_id)))
+    {
+        events.entry(id).or_default().insert(event);
+    }
+    let shared = events.into_iter().filter(|(_, events)| events.len() > 1);
+    let mut found: Vec<String> = shared
+        .map(|(id, events)| {
+            let first = events.iter().next();
+            format!("{} events have the id {id}, such as order and version {first:?}", events.len())
+        })
+        .collect();
+    found.sort_unstable();
+    found.into_iter().map(|what| Violation::of(Rule::Published, what)).collect()
 }
 
 /// C6: per order, the first occurrences in the topic are 1..n without a gap, all on the partition of its key.
@@ -121,6 +146,10 @@ pub fn unaltered(history: &History, audit: &Audit<'_>) -> Vec<Violation> {
         let version = event.version.to_string();
         if !record.headers.iter().any(|(name, value)| name == HEADER_ORDER_VERSION && *value == version) {
             found.push(format!("{} has another version in its headers", at(record)));
+        }
+        // One that says another id than the value is no order event; one that says none is.
+        if !record.headers.iter().any(|(name, _)| name == HEADER_ID) {
+            found.push(format!("{} has no id in its headers", at(record)));
         }
         let Some((recorded, _)) = audit.events.get(&(event.order_id.0, event.version)) else { continue };
         if recorded.payload != record.payload {
@@ -253,5 +282,45 @@ mod tests {
             version.1 = "5".to_owned();
         }
         assert_eq!(broken(&history), [Rule::Unaltered]);
+    }
+
+    #[test]
+    fn two_events_with_one_id_are_found() {
+        let mut history = sound();
+        let mut events = [
+            event(cancelled(), 1, EventType::OrderCreated, None),
+            event(pending(), 1, EventType::OrderCreated, Some("TEN")),
+            event(cancelled(), 2, EventType::OrderCancelled, None),
+        ];
+        events[2].event_id = events[0].event_id;
+        history.audit = events.iter().map(audited).collect();
+        history.topic = events.iter().enumerate().map(|(offset, event)| record(event, offset)).collect();
+        assert_eq!(broken(&history), [Rule::Published]);
+    }
+
+    #[test]
+    fn a_record_without_its_id_or_with_another_ones_in_its_headers_is_found() {
+        for id in [None, Some(Uuid::nil().to_string())] {
+            let mut history = sound();
+            for headers in [&mut history.topic[0].headers, &mut history.audit[0].headers] {
+                let at = headers.iter().position(|(name, _)| name == HEADER_ID).unwrap();
+                match &id {
+                    None => drop(headers.remove(at)),
+                    Some(id) => headers[at].1.clone_from(id),
+                }
+            }
+            assert!(broken(&history).contains(&Rule::Unaltered), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn an_amount_in_another_currency_is_found() {
+        let mut history = sound();
+        let mut event = event(pending(), 1, EventType::OrderCreated, Some("TEN"));
+        event.order.currency = "EUR".to_owned();
+        (history.audit[1], history.topic[1]) = (audited(&event), record(&event, 1));
+        assert_eq!(broken(&history), [Rule::Published]);
+        history.orders[1].currency = "EUR".to_owned();
+        assert_eq!(broken(&history), [Rule::Balanced]);
     }
 }

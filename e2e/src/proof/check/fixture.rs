@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{Rule, check};
 use crate::proof::history::{Event, History, Record, StoredOrder};
 use crate::proof::ledger::{Action, Answer, Call, Outcome, Purchase, Verb};
+use crate::proof::plan::shop::CURRENCY;
 use crate::proof::plan::{Coupon, Product, Shop};
 
 /// Partitions of the fixture's topic.
@@ -59,6 +60,9 @@ pub(crate) fn sound() -> History {
             })
             .into(),
         deadlocks: 0,
+        recovered: None,
+        in_hand: 1,
+        disturbances: 1,
     }
 }
 
@@ -110,6 +114,7 @@ pub(crate) fn stored(id: Uuid, user: &str, status: &str, version: i64, coupon: O
         version,
         items: BTreeMap::from([("tea".to_owned(), 2)]),
         coupon: coupon.map(str::to_owned),
+        currency: CURRENCY.to_owned(),
         subtotal_minor: 200,
         discount_minor: if coupon.is_some() { 20 } else { 0 },
         total_minor: if coupon.is_some() { 180 } else { 200 },
@@ -135,7 +140,7 @@ pub(crate) fn event(order: Uuid, version: i64, event_type: EventType, coupon: Op
             status,
             items: vec![OrderItem { product_id: "tea".to_owned(), quantity: 2, unit_price_minor: 100 }],
             coupon_code: coupon.map(str::to_owned),
-            currency: "EUR".to_owned(),
+            currency: CURRENCY.to_owned(),
             subtotal_minor: 200,
             discount_minor: if coupon.is_some() { 20 } else { 0 },
             total_minor: if coupon.is_some() { 180 } else { 200 },

@@ -110,6 +110,7 @@ impl Fault {
             Self::Roll => "rolling restart",
             Self::FreezeKafka(LONG_OUTAGE_MILLIS..) => "Kafka frozen for 150 s",
             Self::FreezeKafka(_) => "Kafka frozen",
+            Self::KillKafka(LONG_OUTAGE_MILLIS..) => "Kafka not there for 150 s",
             Self::KillKafka(_) => "Kafka killed",
             Self::KillPostgres => "PostgreSQL killed",
             Self::CrashPostgres => "PostgreSQL crashed",

@@ -10,6 +10,9 @@ use serde::Serialize;
 /// The product of which there is always enough: by it a replica shows that it takes orders.
 pub const PROBE: &str = "probe";
 
+/// The currency of all prices: not the service's default, so that one that does not look at its settings is found out.
+pub const CURRENCY: &str = "CHF";
+
 /// Coupons of which there are one to three uses: each gives a moment at which two orders may want the last one.
 pub const SCARCE_COUPONS: u32 = 20;
 
