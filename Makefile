@@ -86,6 +86,10 @@ bench: tools ## Benchmarks of the order path into docs/benchmarks.md (an hour; B
 	@$(CARGO_TARGET_DIR)/release/bench $(BENCH_ARGS)
 	@lab/bench down
 
+.PHONY: bench-topics
+bench-topics: deploy ## The operator with many pipelines of one topic each, on the cluster (TOPICS_ARGS="--count 250 --idle-seconds 600")
+	@$(CARGO_TARGET_DIR)/release/topics $(TOPICS_ARGS)
+
 .PHONY: crds
 crds: tools ## Generate the CRD, and the chart's copy of it
 	@cargo run --quiet --locked -p operator -- crd > $(CRD).new && mv $(CRD).new $(CRD)

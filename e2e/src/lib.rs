@@ -20,3 +20,4 @@ pub mod report;
 pub mod http_sink;
 pub mod proof;
 pub mod bench;
+pub mod topics;

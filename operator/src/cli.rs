@@ -47,8 +47,8 @@ pub struct RunArgs {
     /// How long a deletion waits for Kafka or for pods before it leaves them behind, in seconds.
     #[arg(long, env = "FINALIZER_TIMEOUT_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub finalizer_timeout_seconds: u64,
-    /// Pipelines reconciled at a time.
-    #[arg(long, env = "CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Pipelines reconciled at a time. Most of a pass is waiting, and what passes ask of Kafka at one time shares a request.
+    #[arg(long, env = "CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub concurrency: u16,
     /// Logs.
     #[command(flatten)]

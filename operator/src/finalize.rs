@@ -61,11 +61,8 @@ pub async fn claim(pipeline: OrderPipeline, context: &Context) -> Result<OrderPi
     }
     let mut finalizers = pipeline.finalizers().to_vec();
     finalizers.push(FINALIZER.to_owned());
-    set_finalizers(context, &pipeline.metadata, &finalizers).await?;
-    let api: Api<OrderPipeline> =
-        Api::namespaced(context.client.clone(), &pipeline.namespace().unwrap_or_default());
-    let read = api.get(&pipeline.name_any()).await;
-    read.map_err(|source| Error::Kubernetes { action: "read the pipeline".into(), source: Box::new(source) })
+    // Gone meanwhile: the pass goes on with what it has, and its first write finds that out.
+    Ok(set_finalizers(context, &pipeline.metadata, &finalizers).await?.unwrap_or(pipeline))
 }
 
 /// Takes down a pipeline that is being deleted.
@@ -132,7 +129,7 @@ pub async fn unreadable(object: &InvalidObject, context: &Context) -> Action {
 async fn delete_workloads(pipeline: &OrderPipeline, context: &Context) -> Result<Vec<String>, Error> {
     let namespace = pipeline.namespace().unwrap_or_default();
     let uid = pipeline.uid();
-    let objects = observe::objects(&context.client, &namespace, pipeline).await?;
+    let objects = observe::objects(&context.client, &context.owned, &namespace, pipeline).await?;
     let ours = |live: &LiveObject| live.controller == uid;
     let mut remaining = Vec::new();
     for (key, live) in objects.iter().filter(|(_, live)| ours(live)) {
@@ -226,15 +223,17 @@ async fn say_deleting(pipeline: &OrderPipeline, context: &Context, message: Stri
 async fn release(context: &Context, metadata: &ObjectMeta) -> Result<(), Error> {
     let others: Vec<String> =
         metadata.finalizers.iter().flatten().filter(|name| *name != FINALIZER).cloned().collect();
-    set_finalizers(context, metadata, &others).await
+    set_finalizers(context, metadata, &others).await?;
+    Ok(())
 }
 
-/// The resourceVersion makes the write fail if anyone changed the object since, so that no finalizer of another is lost.
+/// Returns the pipeline with these finalizers; `None` when it is gone, or can't be read. The resourceVersion makes the write fail
+/// if anyone changed the object since, so that no finalizer of another is lost.
 async fn set_finalizers(
     context: &Context,
     metadata: &ObjectMeta,
     finalizers: &[String],
-) -> Result<(), Error> {
+) -> Result<Option<OrderPipeline>, Error> {
     let resource = kube::api::ApiResource::erase::<OrderPipeline>(&());
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
     let api: Api<kube::api::DynamicObject> =
@@ -242,8 +241,8 @@ async fn set_finalizers(
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": metadata.resource_version}});
     let name = metadata.name.as_deref().unwrap_or_default();
     match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Ok(object) => Ok(object.try_parse().ok()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         Err(source) => {
             Err(Error::Kubernetes { action: "set the finalizer".into(), source: Box::new(source) })
         }

@@ -3,6 +3,7 @@
 mod ffi;
 mod error;
 mod values;
+mod shared;
 mod admin;
 mod handles;
 

@@ -1,6 +1,7 @@
 //! Step 1, observe: what is there now. Reads only.
 
 mod secrets;
+mod owned;
 mod objects;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use crate::kafka::{Handles, ObservedTopic, Severity};
 use crate::names;
 
 pub use objects::{LiveObject, ObjectKey, ObjectKind, observe as objects};
+pub use owned::{Owned, Watched};
 pub use secrets::{SecretState, connection};
 
 /// Reason of what waits for a Secret.
@@ -63,18 +65,28 @@ pub enum Error {
     },
 }
 
-/// Looks at everything the pipeline is about.
+/// Looks at everything the pipeline is about. Where `recent` knows the topics on a cluster, Kafka is not asked again.
 ///
 /// # Errors
 /// When the API server does not answer. Kafka's absence is not an error but an observation.
-pub async fn observe(client: &Client, kafka: &Handles, pipeline: &OrderPipeline) -> Result<Observed, Error> {
+pub async fn observe(
+    client: &Client,
+    kafka: &Handles,
+    owned: &Owned,
+    pipeline: &OrderPipeline,
+    recent: impl Fn(&KafkaConnection, &BTreeSet<String>) -> Option<BTreeMap<String, ObservedTopic>>,
+) -> Result<Observed, Error> {
     let namespace = pipeline.namespace().unwrap_or_default();
     let secrets = secrets::observe(client, &namespace, &secret_refs(pipeline)).await?;
-    let objects = objects::observe(client, &namespace, pipeline).await?;
+    let objects = objects::observe(client, owned, &namespace, pipeline).await?;
     let records = records(pipeline);
     let topics = topic_names(pipeline).into_iter().chain(records.keys().cloned()).collect();
     let connection = secrets::connect(&pipeline.spec.kafka, &secrets);
-    let kafka = observe_kafka(kafka, connection.as_ref(), &topics).await;
+    let recent = connection.as_ref().ok().and_then(|connection| recent(connection, &topics));
+    let kafka = match recent {
+        Some(topics) => KafkaView::Topics(topics),
+        None => observe_kafka(kafka, connection.as_ref(), &topics).await,
+    };
     let secrets = secrets.into_iter().map(|(key, seen)| (key, seen.state)).collect();
     Ok(Observed { connection: connection.ok(), kafka, secrets, objects, records })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 use runtime::health::Health;
@@ -10,7 +10,7 @@ use runtime::kafka::KafkaConnection;
 use runtime::shutdown::CancellationToken;
 
 use crate::context::Context;
-use crate::kafka::ObservedTopic;
+use crate::kafka::{Error, ObservedTopic};
 use crate::observe::{KafkaView, Observed};
 
 /// Clusters that are asked at a time; one that is away must not keep the others waiting.
@@ -20,6 +20,9 @@ const CLUSTERS_AT_ONCE: usize = 8;
 /// least lets a poll wait in turn for the time-outs of many clusters that are away.
 const OVERDUE_INTERVALS: u32 = 20;
 const OVERDUE_LEAST: Duration = Duration::from_secs(600);
+
+/// A poll's look is as good as a reconciliation's own for this long: three of the polls at their usual pace.
+const RECENT: Duration = Duration::from_secs(90);
 
 /// Namespace and name of a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +39,8 @@ struct Watched {
     topics: BTreeSet<String>,
     /// As the last reconciliation or poll saw them; `None` while Kafka was away.
     seen: Option<BTreeMap<String, ObservedTopic>>,
+    /// When a poll last saw them; `None` after a reconciliation looked for itself, which it does to change something.
+    polled: Option<Instant>,
 }
 
 /// What each pipeline last saw of its topics.
@@ -53,9 +58,27 @@ impl Watchlist {
         };
         let mut pipelines = self.lock();
         match observed.connection.clone() {
-            Some(connection) => pipelines.insert(pipeline, Watched { connection, topics, seen }),
+            Some(connection) => {
+                let polled = None;
+                pipelines.insert(pipeline, Watched { connection, topics, seen, polled })
+            }
             None => pipelines.remove(&pipeline),
         };
+    }
+
+    /// What a recent poll saw of the topics of `pipeline`, if it was about these and this cluster.
+    #[must_use]
+    pub fn recent(
+        &self,
+        pipeline: &PipelineRef,
+        connection: &KafkaConnection,
+        topics: &BTreeSet<String>,
+    ) -> Option<BTreeMap<String, ObservedTopic>> {
+        let pipelines = self.lock();
+        let watched = pipelines.get(pipeline)?;
+        let is_recent = watched.polled.is_some_and(|polled| polled.elapsed() < RECENT);
+        let is_it = watched.connection == *connection && watched.topics == *topics;
+        watched.seen.clone().filter(|_| is_recent && is_it)
     }
 
     /// The pipeline is gone.
@@ -72,21 +95,22 @@ impl Watchlist {
         clusters
     }
 
-    /// Pipelines whose topics are not as they were last seen; they now count as seen.
+    /// Pipelines whose topics are not as they were last seen; they now count as seen. Of one that has a topic which Kafka
+    /// refuses to show nothing is known.
     fn changed(
         &self,
         connection: &KafkaConnection,
-        present: &BTreeMap<String, ObservedTopic>,
+        described: &BTreeMap<String, Result<ObservedTopic, Error>>,
     ) -> Vec<PipelineRef> {
         let mut changed = Vec::new();
         for (pipeline, watched) in
             self.lock().iter_mut().filter(|(_, watched)| watched.connection == *connection)
         {
-            let now: BTreeMap<_, _> = watched
-                .topics
-                .iter()
-                .filter_map(|name| Some((name.clone(), present.get(name)?.clone())))
-                .collect();
+            let found = watched.topics.iter().filter_map(|name| Some((name, described.get(name)?)));
+            let seen: Result<BTreeMap<_, _>, &Error> =
+                found.map(|(name, topic)| Ok((name.clone(), topic.as_ref()?.clone()))).collect();
+            let Ok(now) = seen else { continue };
+            watched.polled = Some(Instant::now());
             if watched.seen.as_ref() != Some(&now) {
                 watched.seen = Some(now);
                 changed.push(pipeline.clone());
@@ -131,11 +155,11 @@ pub async fn poll_once(context: &Context) -> Vec<PipelineRef> {
     let changed: Vec<Vec<PipelineRef>> = stream::iter(clusters)
         .map(|(connection, topics)| async move {
             let described = match context.kafka.get(&connection) {
-                Ok(admin) => admin.describe(&topics).await,
+                Ok(admin) => admin.describe_each(&topics).await,
                 Err(error) => Err(error),
             };
             match described {
-                Ok(present) => context.watchlist.changed(&connection, &present),
+                Ok(described) => context.watchlist.changed(&connection, &described),
                 Err(error) => {
                     tracing::warn!(servers = %connection.bootstrap_servers, error = %error, "failed to poll Kafka");
                     Vec::new()

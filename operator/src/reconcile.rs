@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt};
@@ -119,8 +120,7 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
     }
     let mut pipeline = finalize::claim(pipeline, context).await?;
 
-    let observed = observe(&context.client, &context.kafka, &pipeline).await?;
-    watch(&pipeline, &observed, context);
+    let observed = look(&pipeline, context).await?;
     let validated = match validate(&pipeline, &observed, &context.options.default_image) {
         Ok(validated) => validated,
         Err(problems) => return refuse(&pipeline, &problems, context).await,
@@ -135,6 +135,37 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
     next(&validated, &observed, &left, &applied)
 }
 
+/// What is there. Of a pipeline that is as it should be the poller's last look at Kafka will do, so that a thousand of them ask
+/// no more of Kafka than one; if by that something were to change, Kafka is asked first.
+async fn look(pipeline: &OrderPipeline, context: &Context) -> Result<Observed, Error> {
+    if !is_settled(pipeline) {
+        return look_closely(pipeline, context).await;
+    }
+    let pipeline_ref = reference(pipeline);
+    let recent = |connection: &_, topics: &_| context.watchlist.recent(&pipeline_ref, connection, topics);
+    let observed = observe(&context.client, &context.kafka, &context.owned, pipeline, recent).await?;
+    let validated = validate(pipeline, &observed, &context.options.default_image);
+    match validated.is_ok_and(|validated| plan(&validated, &observed).changes.is_empty()) {
+        true => Ok(observed),
+        false => look_closely(pipeline, context).await,
+    }
+}
+
+/// What is there, by Kafka's own word of now.
+async fn look_closely(pipeline: &OrderPipeline, context: &Context) -> Result<Observed, Error> {
+    let observed = observe(&context.client, &context.kafka, &context.owned, pipeline, |_, _| None).await?;
+    watch(pipeline, &observed, context);
+    Ok(observed)
+}
+
+/// Whether the last pass over this very spec found it ready.
+fn is_settled(pipeline: &OrderPipeline) -> bool {
+    pipeline.status.as_ref().is_some_and(|status| {
+        let is_ready = |condition: &Condition| condition.type_ == "Ready" && condition.status == "True";
+        status.observed_generation == pipeline.metadata.generation && status.conditions.iter().any(is_ready)
+    })
+}
+
 /// What is there and what is left after the changes: the report describes what is, not what was hoped for.
 async fn look_again(
     pipeline: &OrderPipeline,
@@ -147,9 +178,7 @@ async fn look_again(
     let mut observed = if applied.done.is_empty() {
         before
     } else {
-        let observed = observe(&context.client, &context.kafka, pipeline).await?;
-        watch(pipeline, &observed, context);
-        observed
+        look_closely(pipeline, context).await?
     };
     observed.records.clone_from(&applied.records);
     observed.records = plan::remember(validated, &observed, &applied.done);

@@ -6,19 +6,20 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::channel::mpsc;
-use futures::{StreamExt, future};
+use futures::{Stream, StreamExt, future};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ListParams;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{self, Controller};
-use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
 use kube::{Api, Client, Config};
 use runtime::admin;
 use runtime::health::Health;
 use runtime::shutdown::CancellationToken;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 
 use crate::cli::RunArgs;
@@ -26,6 +27,7 @@ use crate::context::{Context, Options};
 use crate::crd::OrderPipeline;
 use crate::metrics::Metrics;
 use crate::names;
+use crate::observe::Watched;
 use crate::poller::{self, PipelineRef};
 use crate::reconcile::{reconcile, retry};
 
@@ -184,10 +186,19 @@ impl Wiring {
                 health.met(LISTED);
             }
         };
+        let (deployments, deployment_stream) = owned_objects::<Deployment>(watches, &scope, &owned);
+        let (services, service_stream) = owned_objects::<Service>(watches, &scope, &owned);
+        let (budgets, budget_stream) = owned_objects::<PodDisruptionBudget>(watches, &scope, &owned);
+        let watched = Watched { namespace: scope.clone(), deployments, services, budgets };
+        let seen = async {
+            if watched.listed().await {
+                context.owned.watch(watched);
+            }
+        };
         let ended = Controller::for_stream(pipelines, store)
-            .owns(api::<Deployment>(watches, &scope), owned.clone())
-            .owns(api::<Service>(watches, &scope), owned.clone())
-            .owns(api::<PodDisruptionBudget>(watches, &scope), owned)
+            .owns_stream(deployment_stream)
+            .owns_stream(service_stream)
+            .owns_stream(budget_stream)
             .reconcile_on(wake_ups)
             .with_config(controller::Config::default().concurrency(concurrency))
             .graceful_shutdown_on(shutdown.clone().cancelled_owned())
@@ -196,8 +207,31 @@ impl Wiring {
                 log(&result);
                 future::ready(())
             });
-        future::join(first_list, ended).await;
+        future::join3(first_list, seen, ended).await;
     }
+}
+
+/// The watch of one kind of the operator's objects, and what it holds.
+fn owned_objects<K>(
+    client: &Client,
+    scope: &Scope,
+    config: &watcher::Config,
+) -> (Store<PartialObjectMeta<K>>, impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + 'static)
+where
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let (store, writer) = reflector::store();
+    let stream = watcher(api::<PartialObjectMeta<K>>(client, scope), config.clone())
+        .default_backoff()
+        .reflect(writer)
+        .touched_objects();
+    (store, stream)
 }
 
 fn retry_by_value(

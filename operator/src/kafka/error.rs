@@ -12,7 +12,7 @@ pub enum Severity {
 }
 
 /// A request to Kafka that failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The broker answered with an error, or did not answer.
     #[error("failed to {action}: {message} ({code})")]

@@ -10,7 +10,7 @@ use kube::api::{ApiResource, DynamicObject, ListParams, TypeMeta};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
-use super::Error;
+use super::{Error, Owned};
 use crate::crd::OrderPipeline;
 use crate::names;
 
@@ -76,10 +76,14 @@ pub struct LiveObject {
 /// When the API server does not answer.
 pub async fn observe(
     client: &Client,
+    owned: &Owned,
     namespace: &str,
     pipeline: &OrderPipeline,
 ) -> Result<BTreeMap<ObjectKey, LiveObject>, Error> {
     let mut objects = BTreeMap::new();
+    if !owned.may_have(pipeline) {
+        return Ok(objects);
+    }
     let selector =
         ListParams::default().labels(&format!("{}={}", names::PIPELINE_LABEL, pipeline.name_any()));
     for kind in ObjectKind::ALL {
