@@ -9,8 +9,9 @@ use kube::{Api, Resource, ResourceExt};
 use rand::Rng;
 
 use crate::apply::{Applied, apply};
+use crate::check::check;
 use crate::context::Context;
-use crate::crd::OrderPipeline;
+use crate::crd::{Mode, OrderPipeline};
 use crate::finalize::{self, finalize};
 use crate::kafka::Severity;
 use crate::metrics::Outcome;
@@ -117,7 +118,11 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
     if pipeline.metadata.deletion_timestamp.is_some() {
         return Ok(finalize(&pipeline, context).await?);
     }
-    let mut pipeline = finalize::claim(pipeline, context).await?;
+    // What only is planned leaves nothing behind that a deletion would have to look for.
+    let mut pipeline = match pipeline.spec.mode {
+        Mode::Plan => pipeline,
+        Mode::Apply => finalize::claim(pipeline, context).await?,
+    };
 
     let observed = observe(&context.client, &context.kafka, &pipeline).await?;
     watch(&pipeline, &observed, context);
@@ -126,6 +131,9 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
         Err(problems) => return refuse(&pipeline, &problems, context).await,
     };
     let planned = plan(&validated, &observed);
+    if validated.plan_only {
+        return show(&pipeline, &validated, &observed, &planned, context).await;
+    }
     let applied = match validated.paused {
         true => Applied { records: observed.records.clone(), ..Applied::default() },
         false => apply(&context.client, &context.kafka, &mut pipeline, &observed, &planned).await?,
@@ -133,6 +141,25 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
     let (observed, left) = look_again(&pipeline, &validated, observed, planned, &applied, context).await?;
     report(&pipeline, &validated, &observed, &left, &applied, context).await?;
     next(&validated, &observed, &left, &applied)
+}
+
+/// Writes down what would change, and what Kafka says to it. Topics that are there are not taken either: what is recorded
+/// of them stays as it was.
+async fn show(
+    pipeline: &OrderPipeline,
+    validated: &ValidatedPipeline,
+    observed: &Observed,
+    planned: &Plan,
+    context: &Context,
+) -> Result<Action, Error> {
+    let objections = check(&context.kafka, pipeline, observed, planned).await;
+    let setbacks: Vec<Setback> = objections.into_iter().map(Setback::from).collect();
+    let verdict = plan::assess(validated, observed, planned, &setbacks);
+    let status = report::status(pipeline, &verdict, &observed.records, &planned.changes);
+    if report::write(&context.client, pipeline, &status).await? {
+        context.metrics.wrote_status();
+    }
+    next(validated, observed, planned, &Applied { setbacks, ..Applied::default() })
 }
 
 /// What is there and what is left after the changes: the report describes what is, not what was hoped for.
@@ -239,7 +266,7 @@ fn next(
     if let Some(change) = undone {
         return Err(Error::Transient(format!("failed to make a change last: {change}")));
     }
-    if !left.changes.is_empty() && !validated.paused {
+    if !left.changes.is_empty() && validated.may_change() {
         return Ok(Action::requeue(SOON));
     }
     Ok(Action::requeue(RESYNC + RESYNC.mul_f64(rand::rng().random_range(0.0..0.5))))

@@ -107,13 +107,30 @@ impl Admin {
     ) -> Result<(), Error> {
         let (name, wanted, reset) = (topic.to_owned(), set.clone(), reset.clone());
         self.blocking("change a topic's configuration", move |client, timeout| {
-            ffi::alter_topic_config(client, &name, &wanted, &reset, timeout)
+            ffi::alter_topic_config(client, &name, &wanted, &reset, false, timeout)
         })
         .await?;
         let holds = |topic: &ObservedTopic| {
             set.iter().all(|(key, value)| topic.config.get(key).is_some_and(|reported| same(value, reported)))
         };
         self.shown(topic, holds).await
+    }
+
+    /// Asks Kafka whether it would set and reset these keys, without doing so.
+    ///
+    /// # Errors
+    /// When Kafka can't be reached or would refuse.
+    pub async fn check_config(
+        &self,
+        topic: &str,
+        set: &BTreeMap<String, String>,
+        reset: &BTreeSet<String>,
+    ) -> Result<(), Error> {
+        let (topic, set, reset) = (topic.to_owned(), set.clone(), reset.clone());
+        self.blocking("check a topic's configuration", move |client, timeout| {
+            ffi::alter_topic_config(client, &topic, &set, &reset, true, timeout)
+        })
+        .await
     }
 
     /// Deletes the topic of this name if it is the one with this id. Returns whether there was anything to delete.

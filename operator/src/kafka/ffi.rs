@@ -110,9 +110,7 @@ pub(super) fn create_topic(
     let request =
         Request::new(client, action, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS, timeout)?;
     request.wait_for_completion()?;
-    if only_check {
-        request.only_check()?;
-    }
+    request.only_check(only_check)?;
     let mut topics = [new.get()];
     // SAFETY: every handle is alive until the answer was read; librdkafka copies the topic.
     unsafe {
@@ -142,12 +140,13 @@ pub(super) fn create_topic(
     Ok(())
 }
 
-/// Sets and resets single configuration keys of a topic (IncrementalAlterConfigs).
+/// Sets and resets single configuration keys of a topic (IncrementalAlterConfigs), or only asks whether that would do.
 pub(super) fn alter_topic_config(
     client: &AdminClient<DefaultClientContext>,
     topic: &str,
     set: &BTreeMap<String, String>,
     reset: &BTreeSet<String>,
+    only_check: bool,
     timeout: Duration,
 ) -> Result<(), Error> {
     let action = &format!("change the configuration of topic {topic}");
@@ -163,6 +162,7 @@ pub(super) fn alter_topic_config(
     }
     let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_INCREMENTALALTERCONFIGS;
     let request = Request::new(client, action, operation, timeout)?;
+    request.only_check(only_check)?;
     let mut resources = [resource.get()];
     // SAFETY: every handle is alive until the answer was read; librdkafka copies the resource.
     unsafe {
@@ -287,9 +287,9 @@ impl<'a> Request<'a> {
         self.set(rd::rd_kafka_AdminOptions_set_operation_timeout, millis(self.timeout))
     }
 
-    /// Asks the broker to check the request and do nothing.
-    fn only_check(&self) -> Result<(), Error> {
-        self.set(rd::rd_kafka_AdminOptions_set_validate_only, 1)
+    /// Asks the broker to check the request and do nothing, if `only`.
+    fn only_check(&self, only: bool) -> Result<(), Error> {
+        self.set(rd::rd_kafka_AdminOptions_set_validate_only, c_int::from(only))
     }
 
     fn set(&self, option: SetOption, value: c_int) -> Result<(), Error> {
