@@ -1,8 +1,8 @@
-//! The command line: `operator run` and `operator crd`.
+//! The command line: `operator run`, `operator plan` and `operator crd`.
 
 use std::net::SocketAddr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use runtime::telemetry::LogArgs;
 
 /// The operator of order pipelines.
@@ -19,8 +19,40 @@ pub struct Cli {
 pub enum Command {
     /// Watch and reconcile pipelines.
     Run(RunArgs),
+    /// Print what applying a manifest would change; write nothing. Ends with 0 for nothing, 2 for changes, 1 for an error.
+    Plan(PlanArgs),
     /// Print the CustomResourceDefinition.
     Crd,
+}
+
+/// Options of `operator plan`. What decides how a pipeline is reconciled has the names it has for `operator run`, so that
+/// the command finds the same settings in the operator's own pod.
+#[derive(Clone, Debug, Args)]
+pub struct PlanArgs {
+    /// The manifest, YAML or JSON; - is standard input.
+    #[arg(default_value = "-")]
+    pub file: String,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Image of order services and consumers whose spec names none.
+    #[arg(long, env = "DEFAULT_IMAGE", default_value = concat!("orderflow/orderflow:", env!("CARGO_PKG_VERSION")))]
+    pub default_image: String,
+    /// Longest wait for Kafka's answer to one request, in seconds.
+    #[arg(long, env = "KAFKA_TIMEOUT_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub kafka_timeout_seconds: u64,
+}
+
+/// Forms of output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A line for each change.
+    #[default]
+    Text,
+    /// A list of pipelines with their changes.
+    Json,
+    /// The same in YAML.
+    Yaml,
 }
 
 /// Options of `operator run`.

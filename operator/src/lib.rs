@@ -8,8 +8,10 @@
 //!                       └─▶ finalize (deletion)
 //! ```
 //!
+//! Where nothing is to be changed (`mode: Plan`, `operator plan`), `check` stands in for apply: it asks Kafka what it would refuse.
+//!
 //! `crd` holds the resource, `names` what others rely on, `render` the manifests, `kafka` the few requests to brokers.
-//! No step but observe, apply, report and finalize can do I/O: the others are given nothing to do it with.
+//! No step but observe, check, apply, report and finalize can do I/O: the others are given nothing to do it with.
 
 pub mod cli;
 pub mod run;
@@ -21,9 +23,11 @@ pub mod observe;
 pub mod validate;
 pub mod plan;
 pub mod render;
+pub mod check;
 pub mod apply;
 pub mod report;
 pub mod finalize;
+pub mod preview;
 pub mod poller;
 pub mod backoff;
 pub mod kafka;

@@ -35,6 +35,14 @@ pub struct Observed {
     pub records: BTreeMap<String, TopicStatus>,
 }
 
+impl Observed {
+    /// Whether an earlier attempt to create the topic was written down, and what became of it is not known.
+    #[must_use]
+    pub fn tried_to_create(&self, topic: &str) -> bool {
+        self.records.get(topic).is_some_and(|record| record.id.is_none())
+    }
+}
+
 /// What could be seen of Kafka.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KafkaView {

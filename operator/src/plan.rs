@@ -6,6 +6,7 @@ mod workloads;
 mod same;
 mod records;
 mod conditions;
+mod standstill;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -113,7 +114,11 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateTopic { topic, .. } => {
-                write!(f, "create topic {} with {} partitions", topic.name, topic.partitions)
+                write!(f, "create topic {} with {} partitions", topic.name, topic.partitions)?;
+                if let Some(copies) = topic.replication_factor {
+                    write!(f, ", replication factor {copies}")?;
+                }
+                topic.config.iter().try_for_each(|(key, value)| write!(f, ", {key}={value}"))
             }
             Self::ConfigureTopic { topic, set, reset } => {
                 let set = set.iter().map(|(key, value)| format!("set {key}={value}"));

@@ -10,8 +10,9 @@ use kube::{Api, Resource, ResourceExt};
 use rand::Rng;
 
 use crate::apply::{Applied, apply};
+use crate::check::check;
 use crate::context::Context;
-use crate::crd::OrderPipeline;
+use crate::crd::{Mode, OrderPipeline};
 use crate::finalize::{self, finalize};
 use crate::kafka::Severity;
 use crate::metrics::Outcome;
@@ -118,7 +119,11 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
     if pipeline.metadata.deletion_timestamp.is_some() {
         return Ok(finalize(&pipeline, context).await?);
     }
-    let mut pipeline = finalize::claim(pipeline, context).await?;
+    // What only is planned leaves nothing behind that a deletion would have to look for.
+    let mut pipeline = match pipeline.spec.mode {
+        Mode::Plan => pipeline,
+        Mode::Apply => finalize::claim(pipeline, context).await?,
+    };
 
     let observed = look(&pipeline, context).await?;
     let validated = match validate(&pipeline, &observed, &context.options.default_image) {
@@ -126,6 +131,9 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
         Err(problems) => return refuse(&pipeline, &problems, context).await,
     };
     let planned = plan(&validated, &observed);
+    if validated.plan_only {
+        return show(&pipeline, &validated, &observed, &planned, context).await;
+    }
     let applied = match validated.paused {
         true => Applied { records: observed.records.clone(), ..Applied::default() },
         false => apply(&context.client, &context.kafka, &mut pipeline, &observed, &planned).await?,
@@ -164,6 +172,25 @@ fn is_settled(pipeline: &OrderPipeline) -> bool {
         let is_ready = |condition: &Condition| condition.type_ == "Ready" && condition.status == "True";
         status.observed_generation == pipeline.metadata.generation && status.conditions.iter().any(is_ready)
     })
+}
+
+/// Writes down what would change, and what Kafka says to it. Topics that are there are not taken either: what is recorded
+/// of them stays as it was.
+async fn show(
+    pipeline: &OrderPipeline,
+    validated: &ValidatedPipeline,
+    observed: &Observed,
+    planned: &Plan,
+    context: &Context,
+) -> Result<Action, Error> {
+    let objections = check(&context.kafka, pipeline, observed, planned).await;
+    let setbacks: Vec<Setback> = objections.into_iter().map(Setback::from).collect();
+    let verdict = plan::assess(validated, observed, planned, &setbacks);
+    let status = report::status(pipeline, &verdict, &observed.records, &planned.changes);
+    if report::write(&context.client, pipeline, &status).await? {
+        context.metrics.wrote_status();
+    }
+    next(validated, observed, planned, &Applied { setbacks, ..Applied::default() })
 }
 
 /// What is there and what is left after the changes: the report describes what is, not what was hoped for.
@@ -268,7 +295,7 @@ fn next(
     if let Some(change) = undone {
         return Err(Error::Transient(format!("failed to make a change last: {change}")));
     }
-    if !left.changes.is_empty() && !validated.paused {
+    if !left.changes.is_empty() && validated.may_change() {
         return Ok(Action::requeue(SOON));
     }
     Ok(Action::requeue(RESYNC + RESYNC.mul_f64(rand::rng().random_range(0.0..0.5))))

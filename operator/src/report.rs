@@ -21,6 +21,9 @@ const NOTE_MAX_BYTES: usize = 1024;
 /// Changes shown in `status.plan`; a pipeline of the greatest size has fewer.
 const PLAN_MAX: usize = 256;
 
+/// Longest line of `status.plan`: a topic's configuration may be far longer, and the API server keeps all of it in etcd.
+const PLAN_LINE_MAX_BYTES: usize = 2048;
+
 /// Why reporting failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -54,7 +57,7 @@ pub fn status(
     let main = topic_name(pipeline);
     OrderPipelineStatus {
         observed_generation: pipeline.metadata.generation,
-        plan: waiting.iter().take(PLAN_MAX).map(ToString::to_string).collect(),
+        plan: waiting.iter().take(PLAN_MAX).map(plan_line).collect(),
         topic: records.get(&main).cloned(),
         dead_letter_topics: records.values().filter(|record| record.name != main).cloned().collect(),
         order_service: verdict.order_service.clone(),
@@ -67,7 +70,13 @@ pub fn status(
     }
 }
 
-/// The status of a pipeline that is refused or leaving: its conditions change, all else stays.
+fn plan_line(change: &Change) -> String {
+    let line = change.to_string();
+    let shown = cut(&line, PLAN_LINE_MAX_BYTES);
+    if shown.len() < line.len() { format!("{shown}…") } else { line }
+}
+
+/// The status of a pipeline that is refused or leaving: its conditions change, what was planned is void, all else stays.
 #[must_use]
 pub fn status_keeping_parts(pipeline: &OrderPipeline, findings: &[Finding]) -> OrderPipelineStatus {
     let mut status = pipeline.status.clone().unwrap_or_default();
@@ -75,6 +84,7 @@ pub fn status_keeping_parts(pipeline: &OrderPipeline, findings: &[Finding]) -> O
     let named = |type_: &str| findings.iter().any(|finding| finding.type_ == type_);
     conditions.extend(status.conditions.into_iter().filter(|condition| !named(&condition.type_)));
     status.conditions = conditions;
+    status.plan.clear();
     status.observed_generation = pipeline.metadata.generation;
     status
 }

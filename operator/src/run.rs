@@ -126,7 +126,7 @@ where
 }
 
 /// A client that gives up on a request in time and leaves trying again to the reconciliation.
-fn request_client(mut config: Config) -> anyhow::Result<Client> {
+pub(crate) fn request_client(mut config: Config) -> anyhow::Result<Client> {
     config.read_timeout = Some(REQUEST_TIMEOUT);
     config.write_timeout = Some(REQUEST_TIMEOUT);
     config.default_retry = false;
@@ -205,6 +205,7 @@ impl Wiring {
             .run(reconcile, retry_by_value, Arc::clone(context))
             .for_each(|result| {
                 log(&result);
+                forget_absent(&result, context);
                 future::ready(())
             });
         future::join3(first_list, seen, ended).await;
@@ -250,6 +251,20 @@ fn log<T, E: std::error::Error>(result: &Result<T, controller::Error<E, watcher:
             tracing::debug!(%object, "gone before it was looked at")
         }
         Err(error) => tracing::warn!(error = %error, "failed to watch"),
+    }
+}
+
+/// A pipeline without a finalizer, as one has that was only ever planned, goes without a last pass that would forget it.
+fn forget_absent<T, E: std::error::Error>(
+    result: &Result<T, controller::Error<E, watcher::Error>>,
+    context: &Context,
+) {
+    if let Err(controller::Error::ObjectNotFound(object)) = result {
+        let namespace = object.namespace.clone().unwrap_or_default();
+        context.watchlist.forget(&PipelineRef { namespace, name: object.name.clone() });
+        if let Some(uid) = &object.extra.uid {
+            context.backoffs.reset(uid);
+        }
     }
 }
 

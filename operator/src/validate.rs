@@ -15,13 +15,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
 use crate::crd::{
-    DeletionPolicy, KafkaSpec, OrderPipeline, PullPolicy, Resources, SecretKeyRef, ServiceSpec,
+    DeletionPolicy, KafkaSpec, Mode, OrderPipeline, PullPolicy, Resources, SecretKeyRef, ServiceSpec,
 };
 use crate::kafka::NewTopic;
 use crate::observe::Observed;
 
 pub(crate) use fields::{quantity, quantity_text};
-pub(crate) use topics::is_known;
+pub(crate) use topics::{dead_letter_name, is_known};
 
 /// Something in the spec that the operator will not act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +76,10 @@ pub struct ValidatedPipeline {
     pub uid: String,
     /// What makes its objects its own.
     pub owner: OwnerReference,
-    /// Whether nothing may be changed.
+    /// Whether nothing may be changed for now.
     pub paused: bool,
+    /// Whether the changes are only to be written down.
+    pub plan_only: bool,
     /// Topics to have, the main one first.
     pub topics: Vec<NewTopic>,
     /// How pods reach Kafka.
@@ -143,6 +145,14 @@ pub enum EnvValue {
     PodName,
 }
 
+impl ValidatedPipeline {
+    /// Whether the operator may make the changes it plans.
+    #[must_use]
+    pub const fn may_change(&self) -> bool {
+        !self.paused && !self.plan_only
+    }
+}
+
 impl Workload {
     /// Secret keys without which its pods can't start.
     #[must_use]
@@ -178,16 +188,19 @@ pub fn validate(
         uid: pipeline.uid().unwrap_or_default(),
         owner: pipeline.controller_owner_ref(&()).unwrap_or_default(),
         paused: pipeline.spec.paused,
+        plan_only: pipeline.spec.mode == Mode::Plan,
         workloads: workloads::intents(pipeline, &topics, default_image),
         topics,
         kafka: pipeline.spec.kafka.clone(),
     })
 }
 
-/// The deletion policy as this version honours it: what it does not, it treats as `Retain`.
+/// The deletion policy as this version honours it: what it does not, it treats as `Retain`. A pipeline under which
+/// nothing may be changed leaves its topics behind, whatever the policy.
 #[must_use]
 pub fn deletes_topics(pipeline: &OrderPipeline) -> bool {
-    pipeline.spec.topic.deletion_policy == DeletionPolicy::Delete && !pipeline.spec.paused
+    let spec = &pipeline.spec;
+    spec.topic.deletion_policy == DeletionPolicy::Delete && !spec.paused && spec.mode == Mode::Apply
 }
 
 #[cfg(test)]

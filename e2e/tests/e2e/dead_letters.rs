@@ -2,17 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use e2e::api::{OrderApi, Outcome};
 use e2e::catalogue::product;
 use e2e::database::{connect, delivered_to_postgres};
 use e2e::kubectl::{run, wait_for};
-use e2e::names::{CONTEXT, DATA_PLATFORM_DB, GROUP_POSTGRES, NAMESPACE, ORDER_API, PIPELINE, TOPIC};
+use e2e::names::{DATA_PLATFORM_DB, GROUP_POSTGRES, ORDER_API, PIPELINE, TOPIC};
 use sqlx::Executor;
-use tokio::process::Command;
 use uuid::Uuid;
 
-use crate::support::{kafka_tool, ready};
+use crate::support::{kafka_tool, plugin, ready};
 
 /// Longest wait for a letter: the sink's refusals take their eight attempts, up to half a minute.
 const LETTER_DEADLINE: Duration = Duration::from_secs(120);
@@ -22,17 +20,7 @@ async fn dead_letters(command: &[&str]) -> anyhow::Result<String> {
     let group = format!("{PIPELINE}/{GROUP_POSTGRES}");
     let mut args = vec!["dlt", &group];
     args.extend(command);
-    plugin(&args).await
-}
-
-async fn plugin(args: &[&str]) -> anyhow::Result<String> {
-    // Beside the tests, where the same build puts it: target/debug/deps/e2e-… and target/debug/kubectl-orderflow.
-    let tests = std::env::current_exe()?;
-    let programs = tests.ancestors().nth(2).context("the tests stand in no target folder")?;
-    let path = format!("{}:{}", programs.display(), std::env::var("PATH")?);
-    let mut command = Command::new("kubectl");
-    command.env("PATH", path).args(["orderflow", "--context", CONTEXT, "--namespace", NAMESPACE]).args(args);
-    run(command, "").await
+    run(plugin(&args)?, "").await
 }
 
 async fn until_open(key: &str, letters: &str) {
@@ -86,6 +74,7 @@ async fn a_key_typed_by_hand_is_released() {
 #[tokio::test]
 async fn a_group_that_is_not_there_is_told_with_those_that_are() {
     ready().await;
-    let error = plugin(&["dlt", &format!("{PIPELINE}/nobody"), "list"]).await.unwrap_err().to_string();
+    let call = plugin(&["dlt", &format!("{PIPELINE}/nobody"), "list"]).unwrap();
+    let error = run(call, "").await.unwrap_err().to_string();
     assert!(error.contains("has no consumer group nobody") && error.contains(GROUP_POSTGRES), "{error}");
 }

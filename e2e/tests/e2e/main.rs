@@ -8,6 +8,7 @@ mod support;
 mod api;
 mod tutorial;
 mod dead_letters;
+mod plans;
 mod faults;
 mod steadiness;
 mod lifecycle;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use anyhow::Context;
 use e2e::api::OrderApi;
 use e2e::catalogue;
 use e2e::evidence::Sources;
 use e2e::kubectl::{get_json, kubectl, kubectl_with_input, run, wait_for};
 use e2e::load::{Call, Load, Progress};
-use e2e::names::{NAMESPACE, ORDER_API, PIPELINE};
+use e2e::names::{CONTEXT, NAMESPACE, ORDER_API, PIPELINE};
 use serde_json::Value;
 use tokio::process::Command;
 use uuid::Uuid;
@@ -145,10 +146,21 @@ pub(crate) async fn await_successor(pod: &str, before: &Value) {
     .unwrap();
 }
 
+/// A call of `kubectl orderflow`, as kubectl finds it on the path.
+pub(crate) fn plugin(args: &[&str]) -> anyhow::Result<Command> {
+    // Beside the tests, where the same build puts it: target/debug/deps/e2e-… and target/debug/kubectl-orderflow.
+    let tests = std::env::current_exe()?;
+    let programs = tests.ancestors().nth(2).context("the tests stand in no target folder")?;
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH")?);
+    let mut command = Command::new("kubectl");
+    command.env("PATH", path).args(["orderflow", "--context", CONTEXT, "--namespace", NAMESPACE]).args(args);
+    Ok(command)
+}
+
 /// Runs helm against the local cluster.
 pub(crate) async fn helm(args: &[&str], input: &str) -> String {
     let mut command = Command::new("helm");
-    command.args(["--kube-context", e2e::names::CONTEXT]).args(args).current_dir(root());
+    command.args(["--kube-context", CONTEXT]).args(args).current_dir(root());
     run(command, input).await.unwrap()
 }
 

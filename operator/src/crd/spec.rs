@@ -39,7 +39,7 @@ use super::workload::{ConsumerGroupSpec, OrderServiceSpec};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct OrderPipelineSpec {
-    /// `Apply` makes the pipeline so; `Plan` would only write the changes to `status.plan` (not supported yet).
+    /// `Apply` makes the pipeline so; `Plan` only writes the changes to `status.plan`, checked by Kafka, and makes none.
     #[serde(default)]
     pub mode: Mode,
     /// Keep watching and reporting, but change nothing.

@@ -13,7 +13,7 @@ pub struct OrderPipelineStatus {
     /// The `metadata.generation` this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Changes that wait, in order: what a pause holds back.
+    /// Changes that wait, in order: what `mode: Plan` only shows, or a pause holds back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub plan: Vec<String>,

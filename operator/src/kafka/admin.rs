@@ -153,14 +153,33 @@ impl Admin {
         reset: &BTreeSet<String>,
     ) -> Result<(), Error> {
         let change = ConfigChange { topic: topic.to_owned(), set: set.clone(), reset: reset.clone() };
-        let request = |changes| {
-            self.for_each("change topics' configurations", changes, ffi::alter_topic_configs)
-        };
+        let request = |changes| self.alter_all(changes, false);
         self.alterations.ask(change, |change| Some(&change.topic), request).await?;
         let holds = |topic: &ObservedTopic| {
             set.iter().all(|(key, value)| topic.config.get(key).is_some_and(|reported| same(value, reported)))
         };
         self.shown(topic, holds).await
+    }
+
+    /// Asks Kafka whether it would set and reset these keys, without doing so.
+    ///
+    /// # Errors
+    /// When Kafka can't be reached or would refuse.
+    pub async fn check_config(
+        &self,
+        topic: &str,
+        set: &BTreeMap<String, String>,
+        reset: &BTreeSet<String>,
+    ) -> Result<(), Error> {
+        let change = ConfigChange { topic: topic.to_owned(), set: set.clone(), reset: reset.clone() };
+        self.alter_all(vec![change], true).await.into_iter().next().unwrap_or(Ok(()))
+    }
+
+    async fn alter_all(&self, changes: Vec<ConfigChange>, only_check: bool) -> Vec<Result<(), Error>> {
+        self.for_each("change topics' configurations", changes, move |client, changes, timeout| {
+            ffi::alter_topic_configs(client, changes, only_check, timeout)
+        })
+        .await
     }
 
     /// Deletes the topic of this name if it is the one with this id. Returns whether there was anything to delete.

@@ -60,9 +60,9 @@ impl<'a> Request<'a> {
         self.set(rd::rd_kafka_AdminOptions_set_operation_timeout, millis(self.timeout))
     }
 
-    /// Asks the broker to check the request and do nothing.
-    fn only_check(&self) -> Result<(), Error> {
-        self.set(rd::rd_kafka_AdminOptions_set_validate_only, 1)
+    /// Asks the broker to check the request and do nothing, if `only`.
+    fn only_check(&self, only: bool) -> Result<(), Error> {
+        self.set(rd::rd_kafka_AdminOptions_set_validate_only, c_int::from(only))
     }
 
     fn set(&self, option: SetOption, value: c_int) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 //!
 //! `Ready`, `Reconciling` and `Stalled` follow kstatus: `Stalled` is true only for what a person must mend.
 
-use super::{Plan, Setback};
+use super::{Plan, Setback, standstill};
 use crate::crd::{ConsumerGroupStatus, OrderPipelineStatus, OrderServiceStatus};
 use crate::kafka::Severity;
 use crate::observe::{KafkaView, ObjectKey, ObjectKind, Observed};
@@ -65,7 +65,11 @@ pub fn assess(
         KafkaView::Unavailable { severity: Severity::Permanent, message, .. } => Some(message.clone()),
         _ => None,
     });
-    let mut findings = Vec::from(overall(&parts, pipeline.paused, plan.changes.len(), stalled));
+    let changes = plan.changes.len();
+    let mut findings = Vec::from(match pipeline.plan_only {
+        true => standstill::overall(&parts, changes, standstill::obstacle(plan, setbacks), stalled),
+        false => overall(&parts, pipeline.paused, changes, stalled),
+    });
     findings.extend(parts);
     Verdict {
         findings,
@@ -112,11 +116,14 @@ fn overall(parts: &[Finding], paused: bool, changes: usize, stalled: Option<Stri
     } else {
         finding("Reconciling", true, &ready.reason, ready.message.clone())
     };
-    let stalled = match stalled {
+    [ready, reconciling, stalled_finding(stalled)]
+}
+
+pub(super) fn stalled_finding(stalled: Option<String>) -> Finding {
+    match stalled {
         Some(message) => finding("Stalled", true, "Refused", message),
         None => finding("Stalled", false, "Progressing", "nothing needs a person".to_owned()),
-    };
-    [ready, reconciling, stalled]
+    }
 }
 
 fn topic_finding(
@@ -243,6 +250,6 @@ fn group_status(
     }
 }
 
-fn finding(type_: &'static str, is: bool, reason: impl Into<String>, message: String) -> Finding {
+pub(super) fn finding(type_: &'static str, is: bool, reason: impl Into<String>, message: String) -> Finding {
     Finding { type_, status: if is { "True" } else { "False" }, reason: reason.into(), message }
 }

@@ -35,7 +35,7 @@ pub(super) fn intents(pipeline: &OrderPipeline) -> Vec<NewTopic> {
     [own].into_iter().chain(dead_letters).collect()
 }
 
-pub(super) fn dead_letter_name(topic: &str, group: &crate::crd::ConsumerGroupSpec) -> String {
+pub(crate) fn dead_letter_name(topic: &str, group: &crate::crd::ConsumerGroupSpec) -> String {
     group.dead_letter.topic.clone().unwrap_or_else(|| names::dead_letter_topic(topic, &group.name))
 }
 

@@ -1,7 +1,7 @@
 //! Values that the resource has and this version does not honour: refused, never ignored.
 
 use super::{Problem, Reason};
-use crate::crd::{AdoptionPolicy, DeletionPolicy, Mode, OrderPipeline};
+use crate::crd::{AdoptionPolicy, DeletionPolicy, OrderPipeline};
 
 pub(super) fn problems(pipeline: &OrderPipeline) -> Vec<Problem> {
     let spec = &pipeline.spec;
@@ -11,11 +11,6 @@ pub(super) fn problems(pipeline: &OrderPipeline) -> Vec<Problem> {
             problems.push(Problem::new(Reason::NotSupported, field, message));
         }
     };
-    refuse(
-        spec.mode == Mode::Plan,
-        "spec.mode".into(),
-        "Plan is not supported yet: use Apply, with paused: true to see in status.plan what would change",
-    );
     refuse(
         spec.topic.adoption == AdoptionPolicy::Adopt,
         "spec.topic.adoption".into(),

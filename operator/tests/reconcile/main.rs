@@ -11,4 +11,5 @@ mod adoption;
 mod workloads;
 mod deletion;
 mod failures;
+mod plan_mode;
 mod rules;

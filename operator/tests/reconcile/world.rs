@@ -213,6 +213,11 @@ impl World {
         panic!("objects keep changing:\n{differences}");
     }
 
+    /// Requests so far that could write.
+    pub(crate) fn writes(&self) -> usize {
+        self.writes.load(Ordering::SeqCst)
+    }
+
     /// resourceVersions of everything in the namespace that the operator could have written.
     async fn versions(&self) -> BTreeMap<String, String> {
         let events = ApiResource::erase::<k8s_openapi::api::events::v1::Event>(&());

@@ -24,16 +24,17 @@ pub(in super::super) struct ConfigChange {
 
 type Resource = Guard<rd::rd_kafka_ConfigResource_t>;
 
-/// Changes configurations. Says of each what became of it, at its place.
+/// Changes configurations, or only asks whether that would do. Says of each what became of it, at its place.
 pub(in super::super) fn alter_topic_configs(
     client: &AdminClient<DefaultClientContext>,
     changes: &[ConfigChange],
+    only_check: bool,
     timeout: Duration,
 ) -> Vec<Result<(), Error>> {
     let made: Vec<_> = changes.iter().map(resource).collect();
     let good = || changes.iter().zip(&made).filter_map(|(change, made)| Some((change, made.as_ref().ok()?)));
     let handles = good().map(|(_, made)| made.get()).collect();
-    let answered = ask_to_alter(client, handles, timeout);
+    let answered = ask_to_alter(client, handles, only_check, timeout);
     let names = good().map(|(change, _)| change.topic.clone());
     let mut results = by_name("change configurations", names, answered).into_iter();
     made.iter()
@@ -63,6 +64,7 @@ fn resource(change: &ConfigChange) -> Result<Resource, Error> {
 fn ask_to_alter(
     client: &AdminClient<DefaultClientContext>,
     mut resources: Vec<*mut rd::rd_kafka_ConfigResource_t>,
+    only_check: bool,
     timeout: Duration,
 ) -> Result<BTreeMap<String, Result<(), Error>>, Error> {
     let action = "change configurations";
@@ -71,6 +73,7 @@ fn ask_to_alter(
     }
     let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_INCREMENTALALTERCONFIGS;
     let request = Request::new(client, action, operation, timeout)?;
+    request.only_check(only_check)?;
     // SAFETY: every handle is alive until the answer was read; librdkafka copies the resources.
     unsafe {
         rd::rd_kafka_IncrementalAlterConfigs(

@@ -118,9 +118,7 @@ fn ask_to_create(
     let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS;
     let request = Request::new(client, action, operation, timeout)?;
     request.wait_for_completion()?;
-    if only_check {
-        request.only_check()?;
-    }
+    request.only_check(only_check)?;
     // SAFETY: every handle is alive until the answer was read; librdkafka copies the topics.
     unsafe {
         rd::rd_kafka_CreateTopics(

@@ -1,0 +1,220 @@
+//! `operator plan`: what applying a manifest would change. Reads, asks Kafka, and writes nothing anywhere.
+
+mod input;
+mod text;
+
+use std::io::Read;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kube::{Api, Client, Config, ResourceExt};
+use serde::Serialize;
+
+use crate::check::{Objection, check};
+use crate::cli::{Output, PlanArgs};
+use crate::crd::OrderPipeline;
+use crate::kafka::Handles;
+use crate::observe::{KafkaView, Owned, observe};
+use crate::plan::{Change, Plan, Why, plan};
+use crate::run::request_client;
+use crate::validate::{Part, Problem, validate};
+
+pub use input::pipelines;
+pub use text::text;
+
+/// Ends of the command, as of `terraform plan -detailed-exitcode`. Not those of `kubectl diff`, where 1 means a
+/// difference: whatever fails on the way, `kubectl exec` first of all, ends with 1.
+const NOTHING_TO_CHANGE: u8 = 0;
+const FAILED: u8 = 1;
+const CHANGES: u8 = 2;
+
+/// What applying one manifest would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Preview {
+    /// Namespace of the pipeline.
+    pub namespace: String,
+    /// Name of the pipeline.
+    pub name: String,
+    /// The changes, in the order in which they would be made.
+    pub changes: Vec<PlannedChange>,
+    /// Parts that would wait for something first.
+    pub waiting: Vec<PlannedWait>,
+    /// Why it would be refused, by the operator or by Kafka.
+    pub problems: Vec<PlannedProblem>,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedChange {
+    /// What is done.
+    pub action: Action,
+    /// What it is done to: `topic NAME`, or kind and name.
+    pub target: String,
+    /// The change as `status.plan` has it.
+    pub description: String,
+}
+
+/// What is done to a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Action {
+    /// It comes to be.
+    Create,
+    /// It is there and becomes another.
+    Change,
+    /// It goes.
+    Delete,
+}
+
+/// A part that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedWait {
+    /// The part.
+    pub part: String,
+    /// The reason its condition would have.
+    pub reason: String,
+    /// What it waits for, and what a person can do.
+    pub message: String,
+}
+
+/// Something that would be refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedProblem {
+    /// Path of the field.
+    pub field: String,
+    /// The reason the condition would have.
+    pub reason: String,
+    /// What is wrong and how to mend it.
+    pub message: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the input holds no pipeline, or the API server can't be asked.
+pub async fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
+    let PlanArgs { file, output, default_image, kafka_timeout_seconds } = args;
+    let manifests = pipelines(&read(&file)?)?;
+    let config = Config::infer().await.context("failed to find the API server")?;
+    let client = request_client(config)?;
+    let kafka = Handles::new(Duration::from_secs(kafka_timeout_seconds));
+    let mut previews = Vec::new();
+    for manifest in manifests {
+        previews.push(preview(&client, &kafka, manifest, &default_image).await?);
+    }
+    match output {
+        Output::Text => print!("{}", text(&previews)),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&previews)?),
+        Output::Yaml => print!("{}", serde_yaml::to_string(&previews)?),
+    }
+    Ok(ExitCode::from(end(&previews)))
+}
+
+/// What the operator would do if `manifest` were applied now.
+///
+/// # Errors
+/// When the API server does not answer or refuses.
+pub async fn preview(
+    client: &Client,
+    kafka: &Handles,
+    mut manifest: OrderPipeline,
+    default_image: &str,
+) -> anyhow::Result<Preview> {
+    let name = manifest.name_any();
+    let namespace = manifest.namespace().unwrap_or_else(|| client.default_namespace().to_owned());
+    let api: Api<OrderPipeline> = Api::namespaced(client.clone(), &namespace);
+    let live =
+        api.get_opt(&name).await.with_context(|| format!("failed to read pipeline {namespace}/{name}"))?;
+    let leaving = live.as_ref().is_some_and(|live| live.metadata.deletion_timestamp.is_some());
+    // What is there belongs to the pipeline that is there, whatever the manifest says of itself.
+    manifest.metadata.namespace = Some(namespace.clone());
+    manifest.metadata.uid = live.as_ref().and_then(ResourceExt::uid);
+    manifest.status = live.and_then(|live| live.status);
+    // Nobody watches here: every object is asked for.
+    let observed = observe(client, kafka, &Owned::default(), &manifest, |_, _| None).await?;
+    let mut preview =
+        Preview { namespace, name, changes: Vec::new(), waiting: Vec::new(), problems: Vec::new() };
+    if leaving {
+        let message = "the pipeline is being deleted: apply it again once it is gone";
+        preview.problems.push(problem("metadata.name", "Deleting", message));
+        return Ok(preview);
+    }
+    match validate(&manifest, &observed, default_image) {
+        Err(problems) => preview.problems.extend(problems.into_iter().map(PlannedProblem::from)),
+        Ok(validated) => {
+            let planned = plan(&validated, &observed);
+            let objections = check(kafka, &manifest, &observed, &planned).await;
+            preview.fill(&planned, objections);
+        }
+    }
+    if let KafkaView::Unavailable { reason, message, .. } = &observed.kafka {
+        preview.problems.push(problem("spec.kafka", reason, message));
+    }
+    Ok(preview)
+}
+
+impl Preview {
+    fn fill(&mut self, planned: &Plan, objections: Vec<Objection>) {
+        self.changes.extend(planned.changes.iter().map(PlannedChange::from));
+        // A topic waits for Kafka alone, and that is told once, for all of them.
+        let waiting = planned.waiting.iter().filter(|(part, _)| !matches!(part, Part::Topic(_)));
+        self.waiting.extend(waiting.map(|(part, waiting)| PlannedWait {
+            part: part.to_string(),
+            reason: waiting.reason.to_owned(),
+            message: waiting.message.clone(),
+        }));
+        let refusals = objections.into_iter();
+        self.problems.extend(
+            refusals.map(|Objection { field, message, .. }| problem(&field, "KafkaRefused", &message)),
+        );
+    }
+}
+
+impl From<&Change> for PlannedChange {
+    fn from(change: &Change) -> Self {
+        let action = match change {
+            Change::CreateTopic { .. } | Change::ApplyObject { why: Why::Missing, .. } => Action::Create,
+            Change::DeleteObject { .. } => Action::Delete,
+            _ => Action::Change,
+        };
+        Self { action, target: change.target(), description: change.to_string() }
+    }
+}
+
+impl From<Problem> for PlannedProblem {
+    fn from(Problem { field, message, reason }: Problem) -> Self {
+        Self { field, reason: reason.to_string(), message }
+    }
+}
+
+fn problem(field: &str, reason: &str, message: &str) -> PlannedProblem {
+    PlannedProblem { field: field.to_owned(), reason: reason.to_owned(), message: message.to_owned() }
+}
+
+/// How the command ends.
+fn end(previews: &[Preview]) -> u8 {
+    if previews.iter().any(|preview| !preview.problems.is_empty()) {
+        FAILED
+    } else if previews.iter().any(|preview| !preview.changes.is_empty() || !preview.waiting.is_empty()) {
+        CHANGES
+    } else {
+        NOTHING_TO_CHANGE
+    }
+}
+
+fn read(file: &str) -> anyhow::Result<String> {
+    if file != "-" {
+        return std::fs::read_to_string(file).with_context(|| format!("failed to read {file}"));
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("failed to read standard input")?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;
