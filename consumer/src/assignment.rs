@@ -21,8 +21,11 @@ use crate::worker::{Lease, Report, Reporter};
 /// A worker gets no more when this many of its records are not done: enough for several batches, so that it never waits
 /// for the poll loop.
 const FULL_AT_RECORDS: usize = 4_000;
-/// … or this many bytes of them: 4 MiB holds four of the largest events. With what librdkafka fetches ahead, a member of 50
-/// partitions stays within 300 MiB.
+/// The same of one whose records are done in any order: so many leave at most as many runs of done ones between them, and a commit
+/// has room for these.
+const FULL_AT_RECORDS_OF_LANES: usize = 1_400;
+/// … or this many bytes of them: 4 MiB holds four of the largest events. A record takes about as much again once it is decoded, and
+/// the versions of a busy partition's orders 4 MiB more.
 const FULL_AT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Makes workers.
@@ -151,8 +154,12 @@ impl Assignment {
     /// Whether the partition is this member's and its worker may get another record.
     #[must_use]
     pub fn has_room(&self, partition: i32) -> bool {
-        self.partitions.get(&partition).is_some_and(|Assigned { tracker, .. }| {
-            tracker.undone() < FULL_AT_RECORDS
+        self.partitions.get(&partition).is_some_and(|Assigned { tracker, guarantee, .. }| {
+            let full_at = match guarantee {
+                Guarantee::AtLeastOnce => FULL_AT_RECORDS_OF_LANES,
+                Guarantee::AtMostOnce | Guarantee::ExactlyOnce(_) => FULL_AT_RECORDS,
+            };
+            tracker.undone() < full_at
                 && tracker.undone_bytes() < FULL_AT_BYTES
                 && !tracker.is_crowded()
         })

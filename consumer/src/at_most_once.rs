@@ -8,6 +8,7 @@ use crate::deliver::undecodable;
 use crate::record::Record;
 use crate::serial::{Serial, Stopped};
 use crate::sink::{Decoded, SinkError};
+use crate::versions::{Seen, Versions};
 use crate::worker::Report;
 
 /// The worker of one lease of an at-most-once group.
@@ -42,20 +43,26 @@ fn stretches(batch: Vec<Record>, limit: usize) -> Vec<Stretch> {
 impl AtMostOnce {
     /// Works until the queue is closed or `stop` is cancelled.
     pub async fn run(mut self) {
-        let mut changes = self.0.deliverer.breaker.changes();
+        let (mut changes, mut versions) = (self.0.deliverer.breaker.changes(), Versions::default());
         // While the sink is known to be down nothing is committed: what waits is not lost.
         while let Some(first) = self.0.next_record().await
             && let Ok(permit) = self.0.permit(&mut changes).await
         {
             // A trial is of one record, because it may be lost.
             let batch = if permit.is_trial() { vec![first] } else { self.0.fill(first) };
-            if self.work(batch, permit, &mut changes).await == Err(Stopped) {
+            if self.work(batch, permit, &mut changes, &mut versions).await == Err(Stopped) {
                 break;
             }
         }
     }
 
-    async fn work(&self, batch: Vec<Record>, permit: Permit, changes: &mut Changes) -> Result<(), Stopped> {
+    async fn work(
+        &self,
+        batch: Vec<Record>,
+        permit: Permit,
+        changes: &mut Changes,
+        versions: &mut Versions,
+    ) -> Result<(), Stopped> {
         self.commit_first(&batch).await?;
         let mut permit = Some(permit);
         for stretch in stretches(batch, self.0.deliverer.sink.batch_limit()) {
@@ -67,6 +74,10 @@ impl AtMostOnce {
                     self.0.reporter.done(vec![record.offset]);
                 }
                 Stretch::Events(events) => {
+                    let events = self.without_repeated(events, versions);
+                    if events.is_empty() {
+                        continue;
+                    }
                     let permit = match permit.take() {
                         Some(permit) => permit,
                         None => self.0.permit(changes).await?,
@@ -76,6 +87,24 @@ impl AtMostOnce {
             }
         }
         Ok(())
+    }
+
+    /// Those of `events` that did not come before, which are from now on taken for delivered: lost or not, they don't come again.
+    /// What the relay published twice is nothing to deliver twice.
+    fn without_repeated(&self, events: Vec<Decoded>, versions: &mut Versions) -> Vec<Decoded> {
+        let Serial { deliverer, reporter, .. } = &self.0;
+        let (new, repeated): (Vec<_>, Vec<_>) = events.into_iter().partition(|Decoded { event, .. }| {
+            let (order, version) = (event.order_id, event.version);
+            let is_new = versions.look(order, version) != Seen::Repeated;
+            if is_new {
+                deliverer.count_missing(versions, reporter.lease.partition, (order, version));
+                versions.record(order, version);
+            }
+            is_new
+        });
+        deliverer.metrics.repeated.inc_by(repeated.len() as u64);
+        self.0.report_done(&repeated);
+        new
     }
 
     /// Returns once the broker has the commit: a batch whose commit is not certain is not delivered.

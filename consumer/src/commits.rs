@@ -20,8 +20,9 @@ use crate::metrics::ConsumerMetrics;
 use crate::offsets::Commit;
 use crate::rebalance::GroupContext;
 
-/// Between two commits of what was done. A crash repeats at most what was done in this time and what is in flight,
-/// and a member costs the broker at most five writes a second.
+/// Between two commits of what was done. A crash repeats what was done since the last one that the broker took, and what is in
+/// flight: in quiet times that much; longer where a commit is awaited, at most `socket.timeout.ms`, or a partition is drained. A
+/// member costs the broker at most five writes a second.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Partitions and the offsets to commit.

@@ -1,9 +1,10 @@
 //! At least once: one assigned partition's worker. Keys side by side, the records of each one after another.
 //!
 //! A lane is room for one turn: up to a batch of records, of as many keys as it takes, given to the sink together. Lanes are not
-//! bound to keys: whichever is free takes what waits longest, so a slow key holds up one lane, and the records of no other key but those that share its turn.
+//! bound to keys: whichever is free takes what waits longest, so a slow key holds up one lane, and the records of no other key but
+//! those that share its turn.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Instant;
@@ -107,9 +108,11 @@ impl Lanes {
     fn drop_repeated(&self, versions: &Versions, portion: &mut Portion) {
         let Portion { left, done, .. } = portion;
         let metrics = &self.deliverer.metrics;
+        // What waited together may repeat itself: behind an outage the relay's repetitions wait with what they repeat.
+        let mut here = HashSet::new();
         left.retain(|work| {
-            let Some((order, version)) = work.done().event else { return true };
-            if versions.look(order, version) != Seen::Repeated {
+            let Some(event @ (order, version)) = work.done().event else { return true };
+            if here.insert(event) && versions.look(order, version) != Seen::Repeated {
                 return true;
             }
             metrics.repeated.inc();

@@ -8,6 +8,9 @@ use crate::done_map::{LIMIT_BYTES, Runs};
 /// can carry: the rest is for what is in flight and will be done.
 const CROWDED_BYTES: usize = LIMIT_BYTES / 4 * 3;
 
+/// Records done between two looks at how long the metadata is by now. So many more runs, of four bytes each, fit the last quarter.
+const MEASURED_EVERY: u64 = 128;
+
 /// What a commit says: everything below `offset` is done, and what `metadata` tells beyond it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Commit {
@@ -58,7 +61,9 @@ pub struct OffsetTracker {
     /// Counts what was done, and how much of that the broker knows.
     progress: u64,
     confirmed: u64,
+    /// Length of the metadata when it was last measured, and the progress of then.
     metadata_bytes: usize,
+    measured: u64,
     /// What was read and done when there was nothing to commit.
     without_news: Option<(Option<i64>, u64)>,
 }
@@ -94,7 +99,20 @@ impl OffsetTracker {
         if let Some(bytes) = self.undone.remove(&offset) {
             self.undone_bytes -= bytes;
             self.progress += 1;
+            // Commits may be long in coming: while one is awaited, none is asked for.
+            if self.progress >= self.measured + MEASURED_EVERY
+                && let Some(watermark) = self.watermark()
+            {
+                let _ = self.metadata(watermark);
+            }
         }
+    }
+
+    /// What a commit up to `watermark` tells beyond it.
+    fn metadata(&mut self, watermark: i64) -> String {
+        let metadata = self.done_from(watermark).encode(watermark);
+        (self.metadata_bytes, self.measured) = (metadata.len(), self.progress);
+        metadata
     }
 
     /// What the broker does not know yet, if anything.
@@ -105,8 +123,7 @@ impl OffsetTracker {
         }
         let watermark = self.watermark()?;
         let has_moved = self.committed.is_none_or(|committed| committed < watermark);
-        let metadata = self.done_from(watermark).encode(watermark);
-        self.metadata_bytes = metadata.len();
+        let metadata = self.metadata(watermark);
         let is_news = has_moved || (self.confirmed < self.progress && !metadata.is_empty());
         self.without_news = (!is_news).then_some((self.next, self.progress));
         is_news.then_some(Commit { offset: watermark, metadata, progress: self.progress })
@@ -265,6 +282,13 @@ mod tests {
         assert!(tracker.to_commit().is_some() && tracker.is_crowded());
         (0..2800).for_each(|offset| tracker.done(offset));
         assert!(tracker.to_commit().is_some() && !tracker.is_crowded());
+    }
+
+    #[test]
+    fn a_partition_fills_up_while_a_commit_is_awaited() {
+        let mut tracker = handed_over(0..3000);
+        (1..3000).step_by(2).for_each(|offset| tracker.done(offset));
+        assert!(tracker.is_crowded(), "nobody asked for a commit");
     }
 
     #[test]

@@ -62,7 +62,11 @@ impl Record {
     /// Memory that the record holds, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.key.as_ref().map_or(0, Bytes::len) + self.value.as_ref().map_or(0, Bytes::len) + RECORD_OVERHEAD
+        let headers = self.named_headers().map_or(UNREADABLE_HEADERS, |headers| {
+            headers.iter().map(|(name, value)| name.len() + value.len()).sum()
+        });
+        let (key, value) = (self.key.as_ref().map_or(0, Bytes::len), self.value.as_ref().map_or(0, Bytes::len));
+        key + value + headers + RECORD_OVERHEAD
     }
 
     /// Headers with a value, in their order.
@@ -93,9 +97,11 @@ impl Record {
     }
 }
 
-/// Charged for every record beside key and value: headers and bookkeeping. It keeps a flood of empty records within
-/// the byte limit of a partition's queue.
+/// Charged for every record beside what was sent: bookkeeping. It keeps a flood of empty records within the byte limit of a
+/// partition's queue.
 const RECORD_OVERHEAD: usize = 512;
+/// Charged for headers that can't be looked at: as much as a broker accepts by default, so that hardly any of them are held.
+const UNREADABLE_HEADERS: usize = 1024 * 1024;
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -163,6 +169,15 @@ pub(crate) mod tests {
         ] {
             assert_eq!(record.decode().expect_err("not an event").reason(), reason);
         }
+    }
+
+    #[test]
+    fn headers_count_in_what_a_record_holds() {
+        let mut record = record(&event(1), 0);
+        let before = record.size();
+        let large = vec![b'x'; 100_000];
+        record.headers = record.headers.insert(Header { key: "large", value: Some(&large) });
+        assert_eq!(record.size(), before + 100_005);
     }
 
     #[test]

@@ -194,7 +194,11 @@ impl Deliverer {
             batch.extend(events);
         }
         let is_one = batch.len() == 1;
-        let outcome = if batch.is_empty() { Ok(()) } else { self.call(&batch, permit).await };
+        // What was refused before goes alone, by the leave that this turn has: it may be the trial that everyone waits for.
+        let (outcome, mut unused) = match batch.is_empty() {
+            true => (Ok(()), Some(permit)),
+            false => (self.call(&batch, permit).await, None),
+        };
         let mut rest = batch.into_iter();
         for (portion, (count, mut tries)) in portions.iter_mut().zip(parts) {
             let events: Vec<Decoded> = rest.by_ref().take(count).collect();
@@ -216,20 +220,24 @@ impl Deliverer {
             }
         }
         for portion in portions.iter_mut().filter(|portion| portion.pause.is_none()) {
-            self.offer_each(portion, stop).await;
+            self.offer_each(portion, &mut unused, stop).await;
         }
     }
 
     /// One by one: only the bad one is affected.
-    async fn offer_each(&self, portion: &mut Portion, stop: &CancellationToken) {
+    async fn offer_each(
+        &self,
+        portion: &mut Portion,
+        unused: &mut Option<Permit>,
+        stop: &CancellationToken,
+    ) {
         while portion.pause.is_none()
             && !stop.is_cancelled()
             && let Some((decoded, mut tries)) = portion.take_one()
         {
             let event = vec![decoded];
-            let Pass::Go(permit) = self.breaker.pass(Instant::now()) else {
-                return portion.give_back(event, tries);
-            };
+            let pass = unused.take().map_or_else(|| self.breaker.pass(Instant::now()), Pass::Go);
+            let Pass::Go(permit) = pass else { return portion.give_back(event, tries) };
             match self.call(&event, permit).await {
                 Ok(()) => portion.finish(&event),
                 Err(error @ SinkError::Rejected { .. }) => {

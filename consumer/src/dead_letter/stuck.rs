@@ -39,12 +39,15 @@ impl StuckKeys {
         self.read.insert(partition, next);
     }
 
-    /// Letters of `partition` before `low` have expired.
-    pub fn expired(&mut self, partition: i32, low: i64) {
+    /// Letters of `partition` before `low` have expired. Returns how many keys are let go by that, unnoticed by anybody so far.
+    #[must_use]
+    pub fn expired(&mut self, partition: i32, low: i64) -> usize {
+        let before = self.last.len();
         self.last.retain(|_, places| {
             places.retain(|(known, last)| *known != partition || *last >= low);
             !places.is_empty()
         });
+        before - self.last.len()
     }
 
     /// Letters of `key` in `partition` are done with, up to and with the one at `through`. One after it keeps the key stuck.
@@ -128,7 +131,7 @@ mod tests {
         let mut stuck = StuckKeys::default();
         stuck.letter(b"a", 0, 7);
         stuck.letter(b"b", 0, 8);
-        stuck.expired(0, 8);
+        assert_eq!(stuck.expired(0, 8), 1);
         assert!(!stuck.contains(b"a") && stuck.contains(b"b"));
     }
 

@@ -136,7 +136,13 @@ impl Tail {
             if known.is_some_and(|known| known > high) {
                 self.stuck.keys().forget(partition);
             }
-            self.stuck.keys().expired(partition, low);
+            let expired = self.stuck.keys().expired(partition, low);
+            if expired > 0 {
+                tracing::error!(
+                    topic = self.topic, partition, keys = expired,
+                    "dead letters have expired before anybody replayed or discarded them; their events are lost"
+                );
+            }
             let position = known.filter(|known| (low..=high).contains(known)).unwrap_or(low);
             moved |= known != Some(position);
             self.positions.insert(partition, position);

@@ -138,6 +138,28 @@ async fn a_version_that_was_delivered_before_is_not_again_and_a_missing_one_is_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn repetitions_that_wait_together_with_what_they_repeat_are_delivered_once_in_each_guarantee_that_can_tell() {
+    in_world(1, async |world| {
+        let events = world.send_histories(1, 1, 4).await;
+        for repeated in &events {
+            world.send_event(0, repeated).await;
+        }
+        for (group, delivery) in [("least", "AtLeastOnce"), ("most", "AtMostOnce")] {
+            let delivery = format!("--delivery={delivery}");
+            let member = world.start(group, &["--sink=postgres", &delivery]).await;
+            world.lag_is_zero(group).await;
+            eventually("the repetitions are told", async || {
+                (member.metric("repeated_total").await == 4.0).then_some(())
+            })
+            .await;
+            assert_eq!(member.metric("delivered_total").await, 4.0, "{group}");
+            member.stop().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_found_out_by_few_calls_and_one_call_tells_when_it_is_over() {
     in_world(3, async |world| {
         let platform = Platform::answering(|_| Answer::status(500)).await;

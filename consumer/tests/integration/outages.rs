@@ -1,5 +1,6 @@
 //! Sinks and topics that are not there for a while: everything waits, nothing is lost, nothing is dead-lettered.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::mocking::MockCluster;
@@ -26,6 +27,29 @@ async fn an_outage_of_the_platform_spends_no_attempt() {
         let delivered: std::collections::BTreeSet<String> =
             platform.keys().into_iter().skip(failed).collect();
         assert_each_once(delivered, &events);
+        member.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_refused_before_an_outage_is_tried_again_after_it() {
+    in_world(1, async |world| {
+        let calls = AtomicUsize::new(0);
+        let platform = Platform::answering(move |_| {
+            Answer::status(match calls.fetch_add(1, Ordering::SeqCst) {
+                0 => 422,
+                1..=8 => 503,
+                _ => 200,
+            })
+        })
+        .await;
+        let url = format!("--sink-http-url={}", platform.url());
+        let member = world.start("platform", &["--sink=http", &url, "--retry-max-attempts=5"]).await;
+        world.send_orders(1, 1).await;
+        world.lag_is_zero("platform").await;
+        assert_eq!(platform.keys().len(), 10, "a refusal, the outage, and the delivery");
+        assert!(world.dead_letters().is_empty());
         member.stop().await;
     })
     .await;
