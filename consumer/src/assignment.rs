@@ -93,9 +93,9 @@ impl WorkerSpawner {
                 let worker = Lanes { reporter, records, deliverer, stop, lanes, batch_max_records };
                 self.runtime.spawn(worker.run())
             }
-            Guarantee::ExactlyOnce(claimed) => {
+            Guarantee::ExactlyOnce { claimed, is_log_new } => {
                 let serial = Serial { reporter, records, deliverer, stop, batch_max_records };
-                self.runtime.spawn(ExactlyOnce::new(serial, claimed).run())
+                self.runtime.spawn(ExactlyOnce::new(serial, claimed, is_log_new).run())
             }
         }
     }
@@ -126,7 +126,10 @@ impl Assignment {
     /// Returns what [`Assignment::release`] does.
     pub fn restart(&mut self, partition: i32) -> usize {
         let Some(assigned) = self.partitions.get(&partition) else { return 0 };
-        let guarantee = assigned.guarantee;
+        let guarantee = match assigned.guarantee {
+            Guarantee::ExactlyOnce { claimed, .. } => Guarantee::ExactlyOnce { claimed, is_log_new: true },
+            other @ (Guarantee::AtMostOnce | Guarantee::AtLeastOnce) => other,
+        };
         let undone = self.release(partition);
         self.assign(partition, Start::default(), guarantee);
         undone

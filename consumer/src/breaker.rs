@@ -91,6 +91,16 @@ impl Breaker {
         pass
     }
 
+    /// Whether [`Breaker::pass`] would give leave.
+    #[must_use]
+    pub fn is_passable(&self, now: Instant) -> bool {
+        match *self.state.borrow() {
+            State::Closed { .. } => true,
+            State::Open { until, .. } => now >= until,
+            State::Trying { .. } => false,
+        }
+    }
+
     /// Wakes whoever waits for another state.
     #[must_use]
     pub fn changes(&self) -> Changes {
@@ -232,9 +242,11 @@ mod tests {
         let breaker = breaker();
         fail(&breaker);
         let later = until(&breaker);
+        assert!(!breaker.is_passable(Instant::now()) && breaker.is_passable(later));
         let trial = permit(&breaker, later);
         assert!(trial.is_trial());
         assert!(matches!(breaker.pass(later), Pass::Later), "one call is enough");
+        assert!(!breaker.is_passable(later));
         trial.answered();
         assert!(!permit(&breaker, later).is_trial());
     }

@@ -1,6 +1,7 @@
 //! What delivering needs, and its two smallest steps: one call of the sink, one write to the dead-letter topic.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use order_events::OrderId;
 
@@ -60,6 +61,25 @@ impl Deliverer {
         if let Ok(Applied::Moved) = outcome {
             self.count_delivered(events);
         }
+        outcome
+    }
+
+    /// Claims `partition` at the sink, once, and waits no longer than `patience` for it.
+    ///
+    /// # Errors
+    /// [`SinkError`]; the breaker knows already.
+    pub async fn claim(
+        &self,
+        partition: i32,
+        begin: i64,
+        permit: Permit,
+        patience: Duration,
+    ) -> Result<Claimed, SinkError> {
+        let asked = tokio::time::timeout(patience, self.sink.claim(partition, begin)).await;
+        let outcome = asked.unwrap_or_else(|_elapsed| {
+            Err(SinkError::unavailable("Timeout", format!("no answer within {patience:?}")))
+        });
+        self.tell(permit, &outcome);
         outcome
     }
 

@@ -27,6 +27,8 @@ pub struct ExactlyOnce {
     serial: Serial,
     /// Its right to the partition, and the place from which the next batch moves it.
     claimed: Claimed,
+    /// The log was made anew, and where the place is from the old one is yet to be found out.
+    is_log_new: bool,
     versions: Versions,
 }
 
@@ -37,6 +39,9 @@ enum End {
     Stopped,
     /// Somebody else claimed the partition.
     Fenced,
+    /// The claim holds, but the place is here, where this member did not leave it: the sink has lost something, or a call that
+    /// was given up was carried out all the same.
+    Elsewhere(i64),
 }
 
 /// What comes first of a batch.
@@ -69,10 +74,10 @@ impl From<Stopped> for End {
 }
 
 impl ExactlyOnce {
-    /// A worker whose right is `claimed`.
+    /// A worker whose right is `claimed`, in a log that may have been made anew since.
     #[must_use]
-    pub fn new(serial: Serial, claimed: Claimed) -> Self {
-        Self { serial, claimed, versions: Versions::default() }
+    pub fn new(serial: Serial, claimed: Claimed, is_log_new: bool) -> Self {
+        Self { serial, claimed, is_log_new, versions: Versions::default() }
     }
 
     /// Works until the queue is closed, `stop` is cancelled or the claim is lost.
@@ -85,8 +90,10 @@ impl ExactlyOnce {
             let batch = self.serial.fill(first);
             end = self.work(batch.into(), &mut changes).await;
         }
-        if end == Err(End::Fenced) {
-            self.hear_of_the_loss().await;
+        match end {
+            Err(End::Fenced) => self.hear_of_the_loss().await,
+            Err(End::Elsewhere(place)) => self.begin_anew(place).await,
+            Err(End::Stopped) | Ok(()) => {}
         }
     }
 
@@ -174,8 +181,10 @@ impl ExactlyOnce {
         self.bury(&Dead::of(event, refused(&error)), changes).await
     }
 
-    /// First the letter, then the place: a crash between the two writes the letter again, and loses nothing.
+    /// First the letter, then the place: a crash between the two writes the letter again, and loses nothing. Before both, whether
+    /// the claim still holds: who has lost it writes no letter of what another deals with.
     async fn bury(&mut self, dead: &Dead, changes: &mut Changes) -> Result<(), End> {
+        self.move_alone(&dead.record, None, changes).await?;
         self.serial.bury(&dead.record, &dead.cause).await?;
         if let Some((order, _)) = dead.event {
             self.versions.forget(order);
@@ -184,14 +193,26 @@ impl ExactlyOnce {
     }
 
     async fn pass_over(&mut self, record: &Record, changes: &mut Changes) -> Result<(), End> {
-        while let Err(error) = self.advance(&[], record.offset + 1, changes).await? {
+        self.move_alone(record, Some(record.offset + 1), changes).await?;
+        self.serial.reporter.done(vec![record.offset]);
+        Ok(())
+    }
+
+    /// Because of `record`, without its event.
+    async fn move_alone(
+        &mut self,
+        record: &Record,
+        until: Option<i64>,
+        changes: &mut Changes,
+    ) -> Result<(), End> {
+        let mut refused = 0;
+        while let Err(error) = self.advance(&[], until, changes).await? {
             tracing::warn!(
                 partition = record.partition, offset = record.offset, %error,
                 "the sink refuses to move the place alone; trying again"
             );
-            self.serial.pause(&mut 0).await?;
+            self.serial.pause(&mut refused).await?;
         }
-        self.serial.reporter.done(vec![record.offset]);
         Ok(())
     }
 
@@ -202,7 +223,7 @@ impl ExactlyOnce {
         changes: &mut Changes,
     ) -> Result<Result<(), SinkError>, End> {
         let Some(last) = events.last() else { return Ok(Ok(())) };
-        if let Err(error) = self.advance(events, last.record.offset + 1, changes).await? {
+        if let Err(error) = self.advance(events, Some(last.record.offset + 1), changes).await? {
             return Ok(Err(error));
         }
         for Decoded { record, event } in events {
@@ -214,25 +235,28 @@ impl ExactlyOnce {
         Ok(Ok(()))
     }
 
-    /// Stays on it while the sink is down. An answer that was lost shows in the place: it is where this call would move it.
+    /// Moves the place to `until`, or to where it is: then it only asks whether the claim holds. Stays on it while the sink is
+    /// down. An answer that was lost shows in the place: it is where this call would move it. A place that is anywhere else is
+    /// not gone on from: what lies between it and the events in hand would never be applied, or be applied again.
     async fn advance(
         &mut self,
         events: &[Decoded],
-        until: i64,
+        until: Option<i64>,
         changes: &mut Changes,
     ) -> Result<Result<(), SinkError>, End> {
         let mut failed = 0;
         loop {
+            let until = until.unwrap_or(self.claimed.place);
             let permit = self.serial.permit(changes).await?;
             match self.serial.deliverer.apply(&self.claimed, events, until, permit).await {
                 Ok(Applied::Moved) => {}
                 Ok(Applied::Found(place)) if place == until => {}
-                // The log was made anew, or the answer to the worker before was lost: from there, then.
-                Ok(Applied::Found(place)) => {
+                // Where the worker of the old log left it: it moves from there into the new one.
+                Ok(Applied::Found(place)) if std::mem::take(&mut self.is_log_new) => {
                     self.claimed.place = place;
-                    self.serial.pause(&mut failed).await?;
                     continue;
                 }
+                Ok(Applied::Found(place)) => return Err(End::Elsewhere(place)),
                 Ok(Applied::Fenced) => return Err(End::Fenced),
                 Err(error @ SinkError::Rejected { .. }) => return Ok(Err(error)),
                 Err(SinkError::Unavailable { .. }) => {
@@ -241,8 +265,23 @@ impl ExactlyOnce {
                 }
             }
             self.claimed.place = until;
+            self.is_log_new = false;
             return Ok(Ok(()));
         }
+    }
+
+    /// The partition is claimed again, and read from where the place is.
+    async fn begin_anew(&self, place: i64) {
+        let Serial { reporter, deliverer, stop, .. } = &self.serial;
+        deliverer.metrics.place_jumps.inc();
+        tracing::warn!(
+            partition = reporter.lease.partition,
+            place,
+            left_at = self.claimed.place,
+            "the sink's place is not where this member left it; reading again from there"
+        );
+        reporter.send(Report::Fenced { lease: reporter.lease });
+        stop.cancelled().await;
     }
 
     async fn hear_of_the_loss(&self) {
@@ -261,3 +300,6 @@ impl ExactlyOnce {
         stop.cancelled().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,6 +44,8 @@ pub struct ConsumerMetrics {
     pub members_replaced: Counter,
     /// Times somebody else claimed a partition of this member at the sink.
     pub fenced: Counter,
+    /// Times the sink's place was not where this member left it.
+    pub place_jumps: Counter,
     /// Records read and not done.
     pub in_flight: Gauge,
     /// Partitions this member has.
@@ -74,6 +76,7 @@ impl ConsumerMetrics {
             commit_errors: Counter::default(),
             members_replaced: Counter::default(),
             fenced: Counter::default(),
+            place_jumps: Counter::default(),
             in_flight: Gauge::default(),
             assigned_partitions: Gauge::default(),
             // 2 ms to 18 h: the path takes some milliseconds, a backlog may be a night old.
@@ -149,6 +152,11 @@ impl ConsumerMetrics {
             "fenced",
             "Times somebody else claimed a partition of this member at the sink",
             self.fenced.clone(),
+        );
+        registry.register(
+            "place_jumps",
+            "Times the sink's place was not where this member left it",
+            self.place_jumps.clone(),
         );
         registry.register("in_flight", "Records read and not done", self.in_flight.clone());
         registry.register(

@@ -27,8 +27,8 @@ use crate::worker::{Lease, Report};
 /// Name of the loop's heartbeat.
 pub const HEARTBEAT: &str = "poll loop";
 /// The loop goes round within this. The longest step is a commit that waits for a broker that does not answer
-/// (`socket.timeout.ms`, three times); draining beats by itself.
-const HEARTBEAT_BOUND: Duration = Duration::from_secs(60);
+/// (`socket.timeout.ms`, three times); draining and claiming beat by themselves.
+pub(crate) const HEARTBEAT_BOUND: Duration = Duration::from_secs(60);
 /// Longest wait for something to happen: how late a stop signal may be seen.
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
 /// Events of the group, and records of a partition, taken in a row before the loop looks at everything else.
@@ -184,6 +184,12 @@ impl PollLoop {
 
     /// `false` when it is not known yet where to start, or which keys are stuck.
     fn assign(&mut self, list: &TopicPartitionList) -> Result<bool, PollError> {
+        // Nothing of what comes first is worth doing again and again while the sink is down.
+        if self.subscription.delivery == Delivery::ExactlyOnce && list.count() > 0 && !self.claimant.may_ask()
+        {
+            self.connection.waits("the sink is down");
+            return Ok(false);
+        }
         if list.count() > 0 && self.subscription.delivery != Delivery::AtMostOnce {
             match self.tail.catch_up() {
                 Ok(true) => {}
@@ -204,7 +210,7 @@ impl PollLoop {
                 self.connection.poll_failed(&error);
                 return Ok(false);
             }
-            Err(error @ StartError::Claim { .. }) => {
+            Err(error) => {
                 self.connection.waits(&format!("{:#}", anyhow::Error::from(error)));
                 return Ok(false);
             }

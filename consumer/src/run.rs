@@ -110,7 +110,8 @@ pub async fn run(
         metrics: consumer_metrics.clone(),
     });
     let revoke_drain = (deliverer.sink.patience() + DRAIN_BEYOND_A_CALL).min(LONGEST_DRAIN);
-    let claimant = Claimant { runtime: Handle::current(), sink: Arc::clone(&deliverer.sink) };
+    let claimant =
+        Claimant { runtime: Handle::current(), deliverer: Arc::clone(&deliverer), health: health.clone() };
     let (report_sender, reports) = mpsc::channel();
     let batch_limit = match subscription.delivery {
         Delivery::ExactlyOnce => deliverer.sink.apply_limit(),

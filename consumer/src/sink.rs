@@ -45,11 +45,12 @@ pub trait Sink: Send + Sync + 'static {
     /// [`SinkError`]; every failure is one of its two kinds.
     fn deliver<'a>(&'a self, batch: &'a [Decoded]) -> BoxFuture<'a, Result<(), SinkError>>;
 
-    /// Exactly once: takes `partition` over. Whoever claimed it before can move its place no more.
+    /// Exactly once: takes `partition` over. Whoever claimed it before can move its place no more. The place stays where it is;
+    /// where there is none yet, it is `begin`. So a claim that arrives late, or twice, sets nothing back.
     ///
     /// # Errors
     /// [`SinkError`]; whether the claim before still holds is then unknown. A sink that keeps no places says so.
-    fn claim(&self, partition: i32, begin: Begin) -> BoxFuture<'_, Result<Claimed, SinkError>> {
+    fn claim(&self, partition: i32, begin: i64) -> BoxFuture<'_, Result<Claimed, SinkError>> {
         let _ = (partition, begin);
         async { Err(SinkError::keeps_no_places()) }.boxed()
     }
@@ -68,15 +69,6 @@ pub trait Sink: Send + Sync + 'static {
         let _ = (claimed, batch, until);
         async { Err(SinkError::keeps_no_places()) }.boxed()
     }
-}
-
-/// Where a partition begins whose place the sink keeps.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Begin {
-    /// Where the sink says; at this offset, if it has none.
-    Kept(i64),
-    /// At this offset, whatever the sink says.
-    At(i64),
 }
 
 /// The right to move a partition's place, and where that is.
@@ -100,6 +92,9 @@ pub enum Applied {
     /// Nothing was applied: somebody else has claimed the partition since.
     Fenced,
 }
+
+/// Kind of [`SinkError`]: the sink answers, but not about places.
+const NO_PLACES: &str = "no_places";
 
 /// Why a batch was not applied. The two kinds decide what happens next.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +126,16 @@ impl SinkError {
     fn keeps_no_places() -> Self {
         let message =
             "it keeps no places: change the group's delivery to AtLeastOnce or AtMostOnce".to_owned();
-        Self::Unavailable { kind: "no_places", message, retry_after: None }
+        Self::Unavailable { kind: NO_PLACES, message, retry_after: None }
+    }
+
+    /// Whether a claim that ended so was asked of a sink that keeps no places. One that is down does not answer so.
+    #[must_use]
+    pub fn is_of_a_sink_without_places(&self) -> bool {
+        match self {
+            Self::Rejected { .. } => true,
+            Self::Unavailable { kind, .. } => [NO_PLACES, http::NOT_AN_ENDPOINT].contains(kind),
+        }
     }
 
     /// An outage without a hint of its end.

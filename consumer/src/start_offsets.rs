@@ -1,18 +1,20 @@
 //! Where partitions are read from, and what beyond that is done already: by what the group has committed.
 
-use std::sync::Arc;
+mod claims;
+
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tokio::runtime::Handle;
 
 use crate::config::{Delivery, StartFrom, Subscription};
-use crate::done_map::{Runs, is_kept_by_sink, kept_by_sink};
+use crate::done_map::Runs;
 use crate::offsets::Start;
 use crate::rebalance::GroupContext;
-use crate::sink::{Begin, Claimed, Sink, SinkError};
+use crate::sink::{Claimed, SinkError};
+
+pub use claims::Claimant;
 
 /// Longest wait for one look-up; a failed one is repeated by the poll loop, which meanwhile stays alive.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,7 +40,12 @@ pub enum Guarantee {
     /// Nothing is lost.
     AtLeastOnce,
     /// Neither, by the right to move the place that the sink keeps.
-    ExactlyOnce(Claimed),
+    ExactlyOnce {
+        /// That right.
+        claimed: Claimed,
+        /// The log was made anew since the claim, so the place is one in another log.
+        is_log_new: bool,
+    },
 }
 
 /// Why it is not known where to start.
@@ -55,15 +62,18 @@ pub enum StartError {
         /// What the sink says.
         source: SinkError,
     },
-}
-
-/// Whom an exactly-once group asks for the places.
-#[derive(Clone)]
-pub struct Claimant {
-    /// The runtime on which the sink is asked.
-    pub runtime: Handle,
-    /// Who keeps the places.
-    pub sink: Arc<dyn Sink>,
+    /// The sink is known to be down, and not asked before its time.
+    #[error("failed to claim partition {partition}: the sink is down")]
+    SinkDown {
+        /// Which.
+        partition: i32,
+    },
+    /// Somebody else claimed the partition in the meantime.
+    #[error("failed to claim partition {partition}: somebody else did")]
+    Overtaken {
+        /// Which.
+        partition: i32,
+    },
 }
 
 /// What the group has committed of one partition.
@@ -80,7 +90,7 @@ struct Committed {
 /// later the next time, and whatever was written between would never be delivered.
 ///
 /// An exactly-once group asks its sink instead, unless what was committed is somebody else's word: of the group under another
-/// guarantee, or of a person who has reset the offsets. Then the sink is told.
+/// guarantee, or of a person who has reset the offsets. Then the sink is told. A group that was exactly once asks it, too, once.
 ///
 /// # Errors
 /// [`StartError`]; nothing has changed that asking again would not change alike.
@@ -96,8 +106,12 @@ pub fn starting_at(
     let log = Log { consumer, topic, start_from: *start_from };
     let committed = log.committed(assigned)?;
     match delivery {
-        Delivery::AtMostOnce => Ok(log.starting_at(committed, Guarantee::AtMostOnce)?),
-        Delivery::AtLeastOnce => Ok(log.starting_at(committed, Guarantee::AtLeastOnce)?),
+        Delivery::AtMostOnce => {
+            Ok(log.starting_at(log.taken_back(committed, claimant)?, Guarantee::AtMostOnce)?)
+        }
+        Delivery::AtLeastOnce => {
+            Ok(log.starting_at(log.taken_back(committed, claimant)?, Guarantee::AtLeastOnce)?)
+        }
         Delivery::ExactlyOnce => log.claimed(committed, claimant),
     }
 }
@@ -149,54 +163,15 @@ impl Log<'_> {
 
     /// Where a group begins that has no place yet.
     fn begin(&self, partition: i32) -> KafkaResult<i64> {
-        let (low, end) = self.consumer.fetch_watermarks(self.topic, partition, LOOKUP_TIMEOUT)?;
+        let (low, end) = self.ends(partition)?;
         Ok(match self.start_from {
             StartFrom::Earliest => low,
             StartFrom::Latest => end,
         })
     }
 
-    fn claimed(&self, committed: Vec<Committed>, claimant: &Claimant) -> Result<Vec<Place>, StartError> {
-        let mut places = Vec::new();
-        let mut news = TopicPartitionList::new();
-        for Committed { partition, offset, metadata } in committed {
-            let is_kept = is_kept_by_sink(&metadata);
-            let begin = match offset {
-                // A sink that has lost its place has lost the rows as well: it gets again what the log still has.
-                Some(_) if is_kept => Begin::Kept(self.begin(partition)?),
-                Some(offset) => Begin::At(offset),
-                None => Begin::At(self.begin(partition)?),
-            };
-            let claimed =
-                claimant.claim(partition, begin).map_err(|source| StartError::Claim { partition, source })?;
-            let mut done = offset.map_or_else(Runs::default, |offset| Runs::decode(&metadata, offset));
-            if offset.is_some_and(|offset| claimed.place < offset) {
-                // The sink is older than the commit, out of a backup say: what was done since is not.
-                done = Runs::default();
-            }
-            // What it says is also what others see as the group's lag.
-            if !is_kept || offset != Some(claimed.place) {
-                let mut element = news.add_partition(self.topic, partition);
-                element.set_offset(Offset::Offset(claimed.place))?;
-                element.set_metadata(kept_by_sink(&done.encode(claimed.place)));
-            }
-            let start = Start { offset: Some(claimed.place), done };
-            let from = Offset::Offset(claimed.place);
-            places.push(Place { partition, from, start, guarantee: Guarantee::ExactlyOnce(claimed) });
-        }
-        if news.count() > 0 {
-            // Before anything is applied: from here on the sink's place counts, whenever this member ends.
-            self.consumer.commit(&news, CommitMode::Sync)?;
-        }
-        Ok(places)
-    }
-}
-
-impl Claimant {
-    fn claim(&self, partition: i32, begin: Begin) -> Result<Claimed, SinkError> {
-        let claim = async { tokio::time::timeout(LOOKUP_TIMEOUT, self.sink.claim(partition, begin)).await };
-        self.runtime.block_on(claim).unwrap_or_else(|_elapsed| {
-            Err(SinkError::unavailable("Timeout", format!("no answer within {LOOKUP_TIMEOUT:?}")))
-        })
+    /// The first offset that the log has, and the one behind its last.
+    fn ends(&self, partition: i32) -> KafkaResult<(i64, i64)> {
+        self.consumer.fetch_watermarks(self.topic, partition, LOOKUP_TIMEOUT)
     }
 }

@@ -33,7 +33,7 @@ pub enum Report {
         /// Whether the broker has the commit.
         committed: oneshot::Sender<bool>,
     },
-    /// Exactly once: somebody else claimed the partition, and the group has not taken it from this member.
+    /// Exactly once: the claim is worth nothing any more, and the group has not taken the partition from this member.
     Fenced {
         /// Who says so.
         lease: Lease,

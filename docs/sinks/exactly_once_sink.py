@@ -28,13 +28,15 @@ class Sink(BaseHTTPRequestHandler):
                 epoch, place = 1, begin
             else:
                 epoch = found["epoch"] + 1
-                place = found["next"] if self.headers["orderflow-begin-mode"] == "kept" else begin
+                place = found["next"]
             database.execute("INSERT OR REPLACE INTO place VALUES (?, ?, ?, ?, ?)", (*self.partition(), place, epoch))
         self.answer(200, {"epoch": epoch, "next": place})
 
     def do_POST(self):
         """A batch: applied together with the place's move, in one transaction, or not at all."""
         body = self.rfile.read(int(self.headers["content-length"]))
+        if self.headers["orderflow-epoch"] is None:
+            return self.replay(body)
         if self.headers["content-type"] != BATCH:
             return self.answer(415, {"title": "this sink takes batches of exactly-once groups"})
         epoch, place, until = (int(self.headers[f"orderflow-{name}"]) for name in ("epoch", "place", "next"))
@@ -43,19 +45,28 @@ class Sink(BaseHTTPRequestHandler):
             if found != {"epoch": epoch, "next": place}:
                 return self.answer(409, found or {"epoch": 0, "next": 0})
             for event in json.loads(body):
-                # The order service's relay may publish an event twice, under the same id.
-                row = (self.headers["orderflow-group"], event["id"], json.dumps(event["data"]))
-                database.execute("INSERT OR IGNORE INTO event (grp, id, body) VALUES (?, ?, ?)", row)
+                self.insert(database, event["id"], json.dumps(event["data"]))
             database.execute(
                 "UPDATE place SET next = ? WHERE (grp, topic, part) = (?, ?, ?)", (until, *self.partition())
             )
         self.answer(200, {"epoch": epoch, "next": until})
+
+    def replay(self, body):
+        """One event that was a dead letter: no place moves."""
+        with self.server.lock, self.server.database as database:
+            self.insert(database, self.headers["idempotency-key"], body.decode())
+        self.answer(200, {})
 
     def do_GET(self):
         """What was applied, in order."""
         with self.server.lock, self.server.database as database:
             rows = database.execute("SELECT id FROM event WHERE grp = ? ORDER BY seq", (self.headers["orderflow-group"],))
             self.answer(200, [row[0] for row in rows])
+
+    def insert(self, database, id, body):
+        # The order service's relay may publish an event twice, and a letter may be replayed twice, under the same id.
+        row = (self.headers["orderflow-group"], id, body)
+        database.execute("INSERT OR IGNORE INTO event (grp, id, body) VALUES (?, ?, ?)", row)
 
     def place(self, database):
         row = database.execute(

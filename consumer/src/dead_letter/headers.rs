@@ -14,6 +14,13 @@ pub const MAX_MESSAGE_BYTES: usize = 1_024;
 /// Says why the record is here; see [`Cause::reason`].
 pub const REASON: &str = "orderflow-dlt-reason";
 
+/// Where a record was read that is a letter now, as Spring says it too.
+pub const ORIGINAL_PARTITION: &str = "kafka_dlt-original-partition";
+/// See [`ORIGINAL_PARTITION`].
+pub const ORIGINAL_OFFSET: &str = "kafka_dlt-original-offset";
+/// Class of the exception, in Spring's words.
+pub const EXCEPTION_CLASS: &str = "kafka_dlt-exception-fqcn";
+
 /// Where dead letters come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Origin {
@@ -41,15 +48,15 @@ pub fn headers(record: &Record, origin: &Origin, cause: &Cause, detail: Detail) 
     let mut letter = Letter(record.headers.clone());
     letter.add(REASON, reason.as_bytes());
     letter.add("kafka_dlt-original-topic", origin.topic.as_bytes());
-    letter.add("kafka_dlt-original-partition", &record.partition.to_be_bytes());
-    letter.add("kafka_dlt-original-offset", &record.offset.to_be_bytes());
+    letter.add(ORIGINAL_PARTITION, &record.partition.to_be_bytes());
+    letter.add(ORIGINAL_OFFSET, &record.offset.to_be_bytes());
     if detail == Detail::Minimal {
         return letter.0;
     }
     // Kafka writes -1 for "no timestamp".
     letter.add("kafka_dlt-original-timestamp", &record.timestamp_millis.unwrap_or(-1).to_be_bytes());
     letter.add("kafka_dlt-original-consumer-group", origin.group.as_bytes());
-    letter.add("kafka_dlt-exception-fqcn", class.as_bytes());
+    letter.add(EXCEPTION_CLASS, class.as_bytes());
     letter.add("kafka_dlt-exception-message", message.as_bytes());
     letter.add("__connect.errors.topic", origin.topic.as_bytes());
     letter.add("__connect.errors.partition", partition.as_bytes());

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders};
 
-use super::headers::REASON;
+use super::headers::{EXCEPTION_CLASS, ORIGINAL_OFFSET, ORIGINAL_PARTITION, REASON};
 use crate::record::Record;
 
 /// A dead letter.
@@ -34,13 +34,16 @@ impl Letter {
         let value =
             |name: &str| headers.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| *value);
         let text = |name: &str| value(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        let partition = value("kafka_dlt-original-partition").and_then(|bytes| bytes.try_into().ok());
-        let offset = value("kafka_dlt-original-offset").and_then(|bytes| bytes.try_into().ok());
+        let partition = value(ORIGINAL_PARTITION).and_then(|bytes| bytes.try_into().ok());
+        let offset = value(ORIGINAL_OFFSET).and_then(|bytes| bytes.try_into().ok());
         Self {
             place: (record.partition, record.offset),
             origin: partition.map(i32::from_be_bytes).zip(offset.map(i64::from_be_bytes)),
             key: record.key.clone(),
-            reason: text(REASON).unwrap_or_default(),
+            // Spring gives no reason but the exception's class; the last part of its name is a word.
+            reason: text(REASON)
+                .or_else(|| Some(text(EXCEPTION_CLASS)?.rsplit('.').next()?.to_owned()))
+                .unwrap_or_default(),
             message: text("kafka_dlt-exception-message").unwrap_or_default(),
             version: text("ce_orderversion"),
             at: record.timestamp_millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()),
@@ -69,7 +72,33 @@ mod tests {
     use super::*;
     use crate::dead_letter::Cause;
     use crate::dead_letter::headers::{Detail, Origin, headers};
+    use crate::dead_letter::mark::Kind;
     use crate::record::tests::{event, record};
+
+    #[test]
+    fn a_letter_of_springs_is_one() {
+        let event = event(3);
+        let spring = [
+            ("kafka_dlt-original-topic", b"order-events".as_slice()),
+            ("kafka_dlt-original-partition", &2_i32.to_be_bytes()),
+            ("kafka_dlt-original-offset", &77_i64.to_be_bytes()),
+            (
+                "kafka_dlt-exception-fqcn",
+                b"org.springframework.kafka.listener.ListenerExecutionFailedException",
+            ),
+            ("kafka_dlt-exception-message", b"Listener failed"),
+        ];
+        let read = record(&event, 5);
+        let headers = spring.iter().fold(read.headers.clone(), |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(*value) })
+        });
+        let letter = Record { headers, ..read };
+        assert_eq!(Kind::of(&letter), Kind::Letter);
+        let said = Letter::of(&letter);
+        assert_eq!((said.origin, said.reason.as_str()), (Some((2, 77)), "ListenerExecutionFailedException"));
+        let again = original(&letter).expect("it says where it comes from");
+        assert_eq!(again.decode().expect("decodes"), event);
+    }
 
     #[test]
     fn the_record_that_became_a_letter_comes_back() {

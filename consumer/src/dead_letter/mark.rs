@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders};
 use serde::{Deserialize, Serialize};
 
-use super::headers::REASON;
+use super::headers::{ORIGINAL_OFFSET, REASON};
 use crate::record::Record;
 
 /// Header that tells a mark from a letter; its value is [`Ending::name`].
@@ -77,7 +77,8 @@ impl Kind {
         let Ok(headers) = record.named_headers() else { return Self::Letter };
         let has = |wanted: &str| headers.iter().any(|(name, _)| *name == wanted);
         // A mark that came back through the consumed topic is a letter like any other.
-        if has(REASON) {
+        // So is one of Spring's, which a consumer of the user's own wrote.
+        if has(REASON) || has(ORIGINAL_OFFSET) {
             return Self::Letter;
         }
         let mark = record.value.as_deref().filter(|_| has(MARK));

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 
-use super::{Applied, Begin, Claimed, Decoded, Sink, SinkError};
+use super::{Applied, Claimed, Decoded, Sink, SinkError};
 
 /// A sink that does not accept a connection within this is down; its answer may take longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +27,9 @@ const MAX_ATTRIBUTES: usize = 64;
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Prefix of CloudEvents attributes in a record's headers (Kafka binding §3.2.3.1).
 const KAFKA_PREFIX: &str = "ce_";
+
+/// Kind of [`SinkError`]: what is asked there does not do what it is asked for.
+pub(super) const NOT_AN_ENDPOINT: &str = "NotAnEndpoint";
 
 /// One POST per event.
 #[derive(Debug)]
@@ -61,10 +64,9 @@ impl HttpSink {
     }
 
     async fn post(&self, decoded: &Decoded) -> Result<(), SinkError> {
+        let request = self.client.post(self.url.clone()).headers(headers_of(decoded)?);
         let request = self
-            .client
-            .post(self.url.clone())
-            .headers(headers_of(decoded)?)
+            .named(request, decoded.record.partition)
             .body(decoded.record.value.clone().unwrap_or_default());
         let response = request.send().await.map_err(|error| classify(&error))?;
         let (status, retry_after) = (response.status(), retry_after(response.headers()));
@@ -100,7 +102,7 @@ impl Sink for HttpSink {
         .boxed()
     }
 
-    fn claim(&self, partition: i32, begin: Begin) -> BoxFuture<'_, Result<Claimed, SinkError>> {
+    fn claim(&self, partition: i32, begin: i64) -> BoxFuture<'_, Result<Claimed, SinkError>> {
         self.take_place(partition, begin).boxed()
     }
 
@@ -114,7 +116,7 @@ impl Sink for HttpSink {
     }
 }
 
-/// What an answer's status means. 2xx: applied. 408, 425, 429 and 5xx: not now. 401, 403, 404, 405 and 407 tell of wrong
+/// What an answer's status means. 2xx: applied. 408, 425, 429 and 5xx: not now. 401, 403, 404, 405, 407 and 501 tell of wrong
 /// credentials or a wrong URL, as does anything outside 2xx, 4xx and 5xx: they concern every event, and dead-lettering
 /// them all would not mend it. Other 4xx: this event, never.
 fn verdict(status: StatusCode, retry_after: Option<Duration>) -> Result<(), SinkError> {
@@ -122,11 +124,13 @@ fn verdict(status: StatusCode, retry_after: Option<Duration>) -> Result<(), Sink
     match status.as_u16() {
         200..=299 => Ok(()),
         429 => Err(SinkError::Unavailable { kind: "TooManyRequests", message, retry_after }),
-        408 | 425 | 500..=599 => Err(SinkError::Unavailable { kind: "ServerError", message, retry_after }),
+        408 | 425 | 500 | 502..=599 => {
+            Err(SinkError::Unavailable { kind: "ServerError", message, retry_after })
+        }
         401 | 403 | 407 => Err(SinkError::unavailable("NotAuthorized", message)),
-        404 | 405 => Err(SinkError::unavailable("NotAnEndpoint", message)),
+        404 | 405 | 501 => Err(SinkError::unavailable(NOT_AN_ENDPOINT, message)),
         400..=499 => Err(SinkError::rejected("ClientError", message)),
-        _ => Err(SinkError::unavailable("NotAnEndpoint", message)),
+        _ => Err(SinkError::unavailable(NOT_AN_ENDPOINT, message)),
     }
 }
 

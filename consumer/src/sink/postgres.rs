@@ -14,7 +14,7 @@ use sqlx::types::Uuid;
 use sqlx::{Connection, PgPool};
 
 use self::table::Table;
-use super::{Applied, Begin, Claimed, Decoded, Sink, SinkError};
+use super::{Applied, Claimed, Decoded, Sink, SinkError};
 
 /// One statement is in flight per assigned partition; more partitions than this share the connections. It keeps ten
 /// pods within PostgreSQL's default of 100 connections.
@@ -160,7 +160,7 @@ impl Sink for PostgresSink {
         self.insert(batch).boxed()
     }
 
-    fn claim(&self, partition: i32, begin: Begin) -> BoxFuture<'_, Result<Claimed, SinkError>> {
+    fn claim(&self, partition: i32, begin: i64) -> BoxFuture<'_, Result<Claimed, SinkError>> {
         self.take_place(partition, begin).boxed()
     }
 

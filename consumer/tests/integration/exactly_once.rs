@@ -2,18 +2,21 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use consumer::sink::http::HttpSink;
 use consumer::sink::postgres::PostgresSink;
-use consumer::sink::{Applied, Begin, Claimed, Sink};
+use consumer::sink::{Applied, Claimed, Sink};
 use order_events::OrderEvent;
 use runtime::kafka::Secret;
 use sqlx::Executor;
 
 use crate::delivery::{assert_each_once, rows, until_rows};
-use crate::harness::{World, eventually, in_world};
+use crate::harness::{World, at_version, eventually, in_world};
+use crate::platform::{Answer, Platform};
 
-const EXACTLY_ONCE: &str = "--delivery=ExactlyOnce";
-const POSTGRES: [&str; 3] = ["--sink=postgres", EXACTLY_ONCE, "--batch-max-records=20"];
+pub(crate) const EXACTLY_ONCE: &str = "--delivery=ExactlyOnce";
+pub(crate) const POSTGRES: [&str; 3] = ["--sink=postgres", EXACTLY_ONCE, "--batch-max-records=20"];
 
 /// The sink's tables, but that a second row of an event would be one.
 const TABLES_THAT_SHOW_REPETITIONS: &str = r#"
@@ -24,12 +27,12 @@ CREATE TABLE order_events_place (
     "group" text, topic text, partition int, next_offset bigint NOT NULL, epoch bigint NOT NULL,
     PRIMARY KEY ("group", topic, partition))"#;
 
-async fn show_repetitions(world: &World) {
+pub(crate) async fn show_repetitions(world: &World) {
     world.database().await.execute(TABLES_THAT_SHOW_REPETITIONS).await.expect("made");
 }
 
 /// Each event once, and those of an order in the order of their versions.
-async fn assert_rows(world: &World, events: &[OrderEvent]) {
+pub(crate) async fn assert_rows(world: &World, events: &[OrderEvent]) {
     let rows = until_rows(world, "platform", events.len()).await;
     let mut last = std::collections::HashMap::new();
     for (_, _, id) in &rows {
@@ -158,29 +161,32 @@ async fn what_the_sink_refuses_is_dead_lettered_alone_and_the_place_goes_on() {
     .await;
 }
 
+/// That a claim ends the one before it and moves nothing, and that a lost answer shows in the place.
+async fn assert_keeps_places(sink: &dyn Sink) {
+    let apply = async |claimed: &Claimed, until| sink.apply(claimed, &[], until).await.expect("answers");
+    let first = sink.claim(0, 7).await.expect("claimed");
+    assert_eq!(first.place, 7, "there was none");
+    assert_eq!(apply(&first, 9).await, Applied::Moved);
+    assert_eq!(apply(&first, 9).await, Applied::Found(9), "as after a lost answer");
+    let second = sink.claim(0, 7).await.expect("claimed");
+    assert_eq!(second.place, 9, "a claim that comes late, or twice, sets nothing back");
+    assert_eq!(apply(&Claimed { place: 9, ..first }, 12).await, Applied::Fenced);
+    assert_eq!(apply(&second, 9).await, Applied::Moved, "it asks whether the claim holds");
+    assert_eq!(apply(&second, 3).await, Applied::Moved, "a place may be moved back");
+    assert_eq!(apply(&second, 4).await, Applied::Found(3), "but not twice");
+    assert_eq!(sink.claim(0, 7).await.expect("claimed").place, 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_ends_the_one_before_it_and_a_lost_answer_shows_in_the_place() {
+async fn both_sinks_keep_places() {
     in_world(1, async |world| {
         let url = Secret::from(world.database_url());
-        let sink = PostgresSink::new(&url, "g", "t").expect("valid");
-        let first = sink.claim(0, Begin::At(7)).await.expect("claimed");
-        assert_eq!(first.place, 7);
-        assert_eq!(sink.apply(&first, &[], 9).await.expect("answers"), Applied::Moved);
-        assert_eq!(
-            sink.apply(&first, &[], 9).await.expect("answers"),
-            Applied::Found(9),
-            "as after a lost answer"
-        );
-        let second = sink.claim(0, Begin::Kept(0)).await.expect("claimed");
-        assert_eq!(second.place, 9);
-        let late = Claimed { place: 9, ..first };
-        assert_eq!(sink.apply(&late, &[], 12).await.expect("answers"), Applied::Fenced);
-        assert_eq!(sink.apply(&second, &[], 10).await.expect("answers"), Applied::Moved);
-        assert_eq!(
-            sink.claim(0, Begin::At(3)).await.expect("claimed").place,
-            3,
-            "somebody else's word counts"
-        );
+        assert_keeps_places(&PostgresSink::new(&url, "g", "t").expect("valid")).await;
+        let file = std::env::temp_dir().join(format!("{}.db", world.topic));
+        let reference = ReferenceSink::start(&file);
+        let url = reference.url.parse().expect("a URL");
+        assert_keeps_places(&HttpSink::new(url, Duration::from_secs(5), "g", "t").expect("valid")).await;
+        std::fs::remove_file(file).expect("removed");
     })
     .await;
 }
@@ -239,6 +245,34 @@ async fn a_sink_that_keeps_the_http_contract_has_each_event_once_whoever_is_kill
         let applied = sink.applied(&group).await;
         assert!(applied.windows(2).all(|two| two[0] != two[1]));
         assert_each_once(applied, &events);
+        member.stop().await;
+        std::fs::remove_file(file).expect("removed");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_replayed_to_a_sink_that_keeps_the_http_contract() {
+    in_world(1, async |world| {
+        let mut events = world.send_histories(1, 1, 2).await;
+        let platform = Platform::answering(|_| Answer::status(422)).await;
+        let url = format!("--sink-http-url={}", platform.url());
+        let refused = world.start("platform", &["--sink=http", &url, "--retry-max-attempts=1"]).await;
+        world.lag_is_zero("platform").await;
+        refused.stop().await;
+        let file = std::env::temp_dir().join(format!("{}.db", world.topic));
+        let (sink, group) = (ReferenceSink::start(&file), world.group("platform"));
+        let url = format!("--sink-http-url={}", sink.url);
+        let flags = ["--sink=http", &url, EXACTLY_ONCE];
+        let (done, said) = world.dead_letters_command("platform", &flags, &["replay", "--all"]);
+        assert!(done && said.contains("2 letters of 1 keys replayed"), "{said}");
+        let next = at_version(&events[0], 3);
+        world.send_event(0, &next).await;
+        events.push(next);
+        let member = world.start("platform", &flags).await;
+        world.lag_is_zero("platform").await;
+        let ids: Vec<String> = events.iter().map(|event| event.event_id.to_string()).collect();
+        assert_eq!(sink.applied(&group).await, ids);
         member.stop().await;
         std::fs::remove_file(file).expect("removed");
     })

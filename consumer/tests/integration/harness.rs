@@ -1,5 +1,6 @@
 //! A world of one's own for each test: topics, a database, a group, and consumers in it.
 
+mod groups;
 mod running;
 
 use std::future::Future;

@@ -10,4 +10,5 @@ mod sticky;
 mod outages;
 mod guarantees;
 mod exactly_once;
+mod places;
 mod snippets;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{HttpSink, KAFKA_PREFIX, MAX_ANSWER_BYTES, MAX_ATTRIBUTES, classify, retry_after, verdict};
-use crate::sink::{Applied, Begin, Claimed, Decoded, SinkError};
+use crate::sink::{Applied, Claimed, Decoded, NO_PLACES, SinkError};
 
 const BATCH: &str = "application/cloudevents-batch+json";
 
@@ -31,14 +31,10 @@ struct CloudEvent<'a> {
 }
 
 impl HttpSink {
-    pub(super) async fn take_place(&self, partition: i32, begin: Begin) -> Result<Claimed, SinkError> {
-        let (offset, mode) = match begin {
-            Begin::Kept(offset) => (offset, "kept"),
-            Begin::At(offset) => (offset, "at"),
-        };
+    pub(super) async fn take_place(&self, partition: i32, begin: i64) -> Result<Claimed, SinkError> {
         let request = self.named(self.client.put(self.url.clone()), partition);
-        let request = request.header("orderflow-begin", offset).header("orderflow-begin-mode", mode);
-        let response = request.send().await.map_err(|error| classify(&error))?;
+        let response =
+            request.header("orderflow-begin", begin).send().await.map_err(|error| classify(&error))?;
         verdict(response.status(), retry_after(response.headers()))?;
         let Place { epoch, next } = read_place(response).await?;
         Ok(Claimed { partition, epoch, place: next })
@@ -70,7 +66,7 @@ impl HttpSink {
         Ok(if epoch == claimed.epoch { Applied::Found(next) } else { Applied::Fenced })
     }
 
-    fn named(&self, request: RequestBuilder, partition: i32) -> RequestBuilder {
+    pub(super) fn named(&self, request: RequestBuilder, partition: i32) -> RequestBuilder {
         request
             .header("orderflow-group", &self.group)
             .header("orderflow-topic", &self.topic)
@@ -89,7 +85,7 @@ async fn read_place(mut response: reqwest::Response) -> Result<Place, SinkError>
     }
     serde_json::from_slice(&body).map_err(|error| {
         SinkError::unavailable(
-            "NoPlace",
+            NO_PLACES,
             format!("the sink does not keep places as docs/sinks.md says: {error}"),
         )
     })
@@ -99,12 +95,9 @@ fn cloud_event(Decoded { record, event }: &Decoded) -> Result<CloudEvent<'_>, Si
     let refused = |error: &dyn std::fmt::Display| SinkError::rejected("Request", error.to_string());
     let named = record.named_headers().map_err(|error| refused(&error))?;
     let mut attributes = BTreeMap::new();
-    for (name, value) in named.into_iter().take(MAX_ATTRIBUTES) {
-        if let Some(attribute) = name.strip_prefix(KAFKA_PREFIX)
-            && !attribute.starts_with("data")
-        {
-            attributes.insert(attribute, String::from_utf8_lossy(value).into_owned());
-        }
+    let ours = named.into_iter().filter_map(|(name, value)| Some((name.strip_prefix(KAFKA_PREFIX)?, value)));
+    for (attribute, value) in ours.filter(|(name, _)| !name.starts_with("data")).take(MAX_ATTRIBUTES) {
+        attributes.insert(attribute, String::from_utf8_lossy(value).into_owned());
     }
     attributes.insert("id", event.event_id.to_string());
     let data = serde_json::from_slice(record.value.as_deref().unwrap_or_default());
@@ -117,8 +110,26 @@ fn cloud_event(Decoded { record, event }: &Decoded) -> Result<CloudEvent<'_>, Si
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::message::{Header, OwnedHeaders};
+
     use super::*;
     use crate::record::tests::{event, record};
+
+    #[test]
+    fn headers_that_are_no_attributes_take_no_attributes_place() {
+        let event = event(1);
+        let mut record = record(&event, 3);
+        let others = (0..2 * MAX_ATTRIBUTES).fold(OwnedHeaders::new(), |headers, nth| {
+            headers.insert(Header { key: &format!("trace-{nth}"), value: Some("x") })
+        });
+        let named = record.named_headers().expect("named");
+        record.headers = named
+            .into_iter()
+            .fold(others, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+        let decoded = Decoded { record, event };
+        let cloud_event = cloud_event(&decoded).expect("valid");
+        assert_eq!(cloud_event.attributes["type"], "dev.orderflow.OrderCreated.v1");
+    }
 
     #[test]
     fn a_batch_holds_attributes_and_the_payload_as_it_was() {

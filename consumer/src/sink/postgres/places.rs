@@ -1,7 +1,7 @@
 //! Exactly once: the group's places, kept beside its rows and moved in the statement that inserts them.
 
 use super::{PostgresSink, Rows};
-use crate::sink::{Applied, Begin, Claimed, Decoded, SinkError};
+use crate::sink::{Applied, Claimed, Decoded, SinkError};
 
 /// One row per partition. `epoch` counts claims; `next_offset` is Kafka's notion of a place: the offset that comes next.
 pub(super) const CREATE_TABLE: &str = r#"
@@ -16,9 +16,7 @@ CREATE TABLE IF NOT EXISTS order_events_place (
 
 const CLAIM: &str = r#"
 INSERT INTO order_events_place AS place ("group", topic, partition, next_offset, epoch) VALUES ($1, $2, $3, $4, 1)
-ON CONFLICT ("group", topic, partition) DO UPDATE
-   SET epoch = place.epoch + 1,
-       next_offset = CASE WHEN $5 THEN place.next_offset ELSE excluded.next_offset END
+ON CONFLICT ("group", topic, partition) DO UPDATE SET epoch = place.epoch + 1
 RETURNING epoch, next_offset"#;
 
 /// One statement is one transaction: the rows are there if and only if the place moved, and it moves only from where the claim
@@ -43,13 +41,9 @@ const LOOK: &str = r#"
 SELECT epoch, next_offset FROM order_events_place WHERE "group" = $1 AND topic = $2 AND partition = $3"#;
 
 impl PostgresSink {
-    pub(super) async fn take_place(&self, partition: i32, begin: Begin) -> Result<Claimed, SinkError> {
-        let (offset, keep) = match begin {
-            Begin::Kept(offset) => (offset, true),
-            Begin::At(offset) => (offset, false),
-        };
+    pub(super) async fn take_place(&self, partition: i32, begin: i64) -> Result<Claimed, SinkError> {
         let query = sqlx::query_as(CLAIM).bind(&self.group).bind(&self.topic);
-        let claim = query.bind(partition).bind(offset).bind(keep).fetch_one(&self.pool);
+        let claim = query.bind(partition).bind(begin).fetch_one(&self.pool);
         let (epoch, place) = self.with([&self.places], claim).await?;
         Ok(Claimed { partition, epoch, place })
     }

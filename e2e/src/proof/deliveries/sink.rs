@@ -233,10 +233,9 @@ fn conflict(epoch: i64, next: i64) -> Response {
 
 async fn claim(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Response {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let (Some(partition), Some(begin), Some(mode)) = (
+    let (Some(partition), Some(begin)) = (
         text("orderflow-partition").and_then(|text| text.parse::<i32>().ok()),
         text("orderflow-begin").and_then(|text| text.parse::<i64>().ok()),
-        text("orderflow-begin-mode"),
     ) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
@@ -248,7 +247,7 @@ async fn claim(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Response 
         let mut books = inner.books();
         let known = books.places.get(&partition).copied();
         let epoch = known.map_or(0, |(epoch, _)| epoch) + 1;
-        let next = known.filter(|_| mode == "kept").map_or(begin, |(_, next)| next);
+        let next = known.map_or(begin, |(_, next)| next);
         books.places.insert(partition, (epoch, next));
         (epoch, next)
     };

@@ -1,0 +1,207 @@
+//! What the worker does with each of the sink's answers, with a sink that answers as the test says.
+
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Parser;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use prometheus_client::registry::Registry;
+use runtime::shutdown::CancellationToken;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::Args;
+use crate::breaker::Breaker;
+use crate::dead_letter::DeadLetters;
+use crate::dead_letter::headers::Origin;
+use crate::dead_letter::tail::Stuck;
+use crate::deliver::Deliverer;
+use crate::metrics::ConsumerMetrics;
+use crate::record::tests::{event, record};
+use crate::retry::RetryPolicy;
+use crate::sink::Sink;
+use crate::worker::{Lease, Reporter};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// From which place, how many events, to which place.
+type Call = (i64, usize, i64);
+type Answer = Result<Applied, SinkError>;
+
+/// Answers in turn, and then no more.
+struct Scripted {
+    answers: Mutex<VecDeque<Answer>>,
+    calls: UnboundedSender<Call>,
+}
+
+impl Sink for Scripted {
+    fn batch_limit(&self) -> usize {
+        10
+    }
+
+    fn lanes(&self) -> usize {
+        1
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+
+    fn deliver<'a>(&'a self, _: &'a [Decoded]) -> BoxFuture<'a, Result<(), SinkError>> {
+        async { Err(SinkError::rejected("Unasked", "only places are moved here")) }.boxed()
+    }
+
+    fn apply<'a>(&'a self, claimed: &'a Claimed, batch: &'a [Decoded], until: i64) -> BoxFuture<'a, Answer> {
+        let answer = self.answers.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let _ = self.calls.send((claimed.place, batch.len(), until));
+        match answer {
+            Some(answer) => async { answer }.boxed(),
+            None => futures::future::pending().boxed(),
+        }
+    }
+}
+
+struct Scene {
+    calls: UnboundedReceiver<Call>,
+    reports: mpsc::Receiver<Report>,
+    records: UnboundedSender<Record>,
+    metrics: ConsumerMetrics,
+    stop: CancellationToken,
+    worker: JoinHandle<()>,
+}
+
+impl Scene {
+    /// A worker whose place is 10.
+    fn with(answers: impl IntoIterator<Item = Answer>, is_log_new: bool) -> Self {
+        let metrics = ConsumerMetrics::registered(&mut Registry::default());
+        let retry = RetryPolicy {
+            max_attempts: 3,
+            initial_backoff: Duration::from_millis(2),
+            max_backoff: Duration::from_secs(1),
+        };
+        let (calls_sender, calls) = unbounded_channel();
+        let sink = Scripted { answers: Mutex::new(answers.into_iter().collect()), calls: calls_sender };
+        // Nobody listens there: letters are not taken.
+        let flags = ["consumer", "--kafka-bootstrap-servers=127.0.0.1:1", "--topic=t", "--group=g"];
+        let others = ["--dead-letter-topic=d", "--sink=http", "--sink-http-url=http://127.0.0.1:1"];
+        let config = Args::parse_from(flags.iter().chain(&others)).validate().expect("valid");
+        let origin = Origin { topic: "t".to_owned(), group: "g".to_owned() };
+        let deliverer = Arc::new(Deliverer {
+            sink: Arc::new(sink),
+            breaker: Breaker::new(retry, metrics.clone()),
+            dead_letters: DeadLetters::new(&config.kafka, "c", "d", origin).expect("a producer"),
+            stuck: Stuck::default(),
+            sticky: true,
+            retry,
+            metrics: metrics.clone(),
+        });
+        let (reports_sender, reports) = mpsc::channel();
+        let (records_sender, records) = unbounded_channel();
+        let (lease, stop) = (Lease { partition: 0, number: 1 }, CancellationToken::new());
+        let reporter = Reporter { lease, reports: reports_sender };
+        let serial = Serial { reporter, records, deliverer, stop: stop.clone(), batch_max_records: 10 };
+        let claimed = Claimed { partition: 0, epoch: 1, place: 10 };
+        let worker = tokio::spawn(ExactlyOnce::new(serial, claimed, is_log_new).run());
+        Self { calls, reports, records: records_sender, metrics, stop, worker }
+    }
+
+    fn sends(&self, offset: i64) {
+        self.records.send(record(&event(1), offset)).expect("it works");
+    }
+
+    fn sends_no_event(&self, offset: i64) {
+        let typed = Record { value: Some(Bytes::from("hello-1")), ..record(&event(1), offset) };
+        self.records.send(typed).expect("it works");
+    }
+
+    async fn call(&mut self) -> Call {
+        tokio::time::timeout(PATIENCE, self.calls.recv()).await.expect("in time").expect("it works")
+    }
+
+    /// What it says at its end, and that it calls the sink no more.
+    async fn end(mut self) -> Vec<Report> {
+        self.stop.cancel();
+        self.worker.await.expect("no panic");
+        assert_eq!(self.calls.recv().await, None);
+        self.reports.try_iter().collect()
+    }
+}
+
+fn is_reported(reports: &[Report]) -> bool {
+    reports.iter().any(|report| matches!(report, Report::Fenced { .. }))
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_place_where_it_was_not_left_is_not_gone_on_from() {
+    let mut scene = Scene::with([Ok(Applied::Moved), Ok(Applied::Found(3))], false);
+    scene.sends(10);
+    assert_eq!(scene.call().await, (10, 1, 11));
+    scene.sends(11);
+    assert_eq!(scene.call().await, (11, 1, 12));
+    let metrics = scene.metrics.clone();
+    until("it is seen", || metrics.place_jumps.get() == 1).await;
+    let reports = scene.end().await;
+    assert!(is_reported(&reports), "the partition is claimed anew, and without a wait: {reports:?}");
+    assert_eq!(metrics.fenced.get(), 0, "nobody else claimed it");
+}
+
+#[tokio::test]
+async fn in_a_log_made_anew_the_place_is_gone_on_from_once() {
+    let mut scene =
+        Scene::with([Ok(Applied::Found(1000)), Ok(Applied::Moved), Ok(Applied::Found(500))], true);
+    scene.sends(0);
+    assert_eq!(scene.call().await, (10, 1, 1));
+    assert_eq!(scene.call().await, (1000, 1, 1));
+    scene.sends(1);
+    assert_eq!(scene.call().await, (1, 1, 2));
+    let metrics = scene.metrics.clone();
+    until("it is seen", || metrics.place_jumps.get() == 1).await;
+    assert!(is_reported(&scene.end().await));
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_told_by_the_place() {
+    let lost = SinkError::unavailable("Timeout", "no answer");
+    let mut scene = Scene::with([Err(lost), Ok(Applied::Found(11))], false);
+    scene.sends(10);
+    assert_eq!(scene.call().await, (10, 1, 11));
+    assert_eq!(scene.call().await, (10, 1, 11));
+    scene.sends(11);
+    assert_eq!(scene.call().await, (11, 1, 12));
+}
+
+#[tokio::test]
+async fn who_has_lost_the_claim_writes_no_letter() {
+    let mut scene = Scene::with([Ok(Applied::Fenced)], false);
+    scene.sends_no_event(10);
+    assert_eq!(scene.call().await, (10, 0, 10), "it asks whether the claim holds");
+    let metrics = scene.metrics.clone();
+    until("it is seen", || metrics.fenced.get() == 1).await;
+    scene.end().await;
+    assert_eq!(metrics.dead_letter_blocked.get(), 0, "it did not try to write one");
+}
+
+#[tokio::test]
+async fn a_place_that_can_not_be_moved_alone_is_tried_more_and_more_seldom() {
+    const TRIES: u32 = 9;
+    let refused = || Err(SinkError::rejected("ClientError", "HTTP status 400"));
+    let mut scene = Scene::with((0..TRIES).map(|_| refused()), false);
+    let begin = Instant::now();
+    scene.sends_no_event(10);
+    for _ in 0..TRIES {
+        assert_eq!(scene.call().await, (10, 0, 10));
+    }
+    // 2, 4, … 256 ms at least; without growth it would be 2 to 4 ms each.
+    assert!(begin.elapsed() >= Duration::from_millis(500), "{:?}", begin.elapsed());
+}
