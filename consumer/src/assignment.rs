@@ -162,9 +162,7 @@ impl Assignment {
                 Guarantee::AtLeastOnce => FULL_AT_RECORDS_OF_LANES,
                 Guarantee::AtMostOnce | Guarantee::ExactlyOnce(_) => FULL_AT_RECORDS,
             };
-            tracker.undone() < full_at
-                && tracker.undone_bytes() < FULL_AT_BYTES
-                && !tracker.is_crowded()
+            tracker.undone() < full_at && tracker.undone_bytes() < FULL_AT_BYTES && !tracker.is_crowded()
         })
     }
 

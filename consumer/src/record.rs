@@ -65,7 +65,8 @@ impl Record {
         let headers = self.named_headers().map_or(UNREADABLE_HEADERS, |headers| {
             headers.iter().map(|(name, value)| name.len() + value.len()).sum()
         });
-        let (key, value) = (self.key.as_ref().map_or(0, Bytes::len), self.value.as_ref().map_or(0, Bytes::len));
+        let (key, value) =
+            (self.key.as_ref().map_or(0, Bytes::len), self.value.as_ref().map_or(0, Bytes::len));
         key + value + headers + RECORD_OVERHEAD
     }
 

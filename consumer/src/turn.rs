@@ -225,12 +225,7 @@ impl Deliverer {
     }
 
     /// One by one: only the bad one is affected.
-    async fn offer_each(
-        &self,
-        portion: &mut Portion,
-        unused: &mut Option<Permit>,
-        stop: &CancellationToken,
-    ) {
+    async fn offer_each(&self, portion: &mut Portion, unused: &mut Option<Permit>, stop: &CancellationToken) {
         while portion.pause.is_none()
             && !stop.is_cancelled()
             && let Some((decoded, mut tries)) = portion.take_one()

@@ -202,11 +202,7 @@ async fn look_again(
     applied: &Applied,
     context: &Context,
 ) -> Result<(Observed, Plan), Error> {
-    let mut observed = if applied.done.is_empty() {
-        before
-    } else {
-        look_closely(pipeline, context).await?
-    };
+    let mut observed = if applied.done.is_empty() { before } else { look_closely(pipeline, context).await? };
     observed.records.clone_from(&applied.records);
     observed.records = plan::remember(validated, &observed, &applied.done);
     let left = if applied.done.is_empty() { planned } else { plan(validated, &observed) };

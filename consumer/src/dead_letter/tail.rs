@@ -139,7 +139,9 @@ impl Tail {
             let expired = self.stuck.keys().expired(partition, low);
             if expired > 0 {
                 tracing::error!(
-                    topic = self.topic, partition, keys = expired,
+                    topic = self.topic,
+                    partition,
+                    keys = expired,
                     "dead letters have expired before anybody replayed or discarded them; their events are lost"
                 );
             }

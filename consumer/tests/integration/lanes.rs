@@ -138,7 +138,8 @@ async fn a_version_that_was_delivered_before_is_not_again_and_a_missing_one_is_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn repetitions_that_wait_together_with_what_they_repeat_are_delivered_once_in_each_guarantee_that_can_tell() {
+async fn repetitions_that_wait_together_with_what_they_repeat_are_delivered_once_in_each_guarantee_that_can_tell()
+ {
     in_world(1, async |world| {
         let events = world.send_histories(1, 1, 4).await;
         for repeated in &events {

@@ -8,7 +8,12 @@ use super::phases::Timed;
 /// A time at this share of all, of ascending ones.
 #[must_use]
 pub fn quantile(ascending: &[Duration], share: f64) -> Duration {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a place within a short list")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a place within a short list"
+    )]
     let place = (ascending.len() as f64 * share).ceil() as usize;
     ascending.get(place.saturating_sub(1)).copied().unwrap_or_default()
 }

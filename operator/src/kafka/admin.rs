@@ -94,8 +94,10 @@ impl Admin {
                 ffi::describe_topics(client, &wanted, timeout)
             })
             .await?;
-        let mut results: Results =
-            described.into_iter().filter(|(_, topic)| !matches!(topic, Err(error) if error.is_unknown_topic())).collect();
+        let mut results: Results = described
+            .into_iter()
+            .filter(|(_, topic)| !matches!(topic, Err(error) if error.is_unknown_topic()))
+            .collect();
         let present: Vec<&str> =
             results.iter().filter(|(_, topic)| topic.is_ok()).map(|(name, _)| name.as_str()).collect();
         let (mut configs, refused) = self.describe_configs(&present).await?;
@@ -110,7 +112,9 @@ impl Admin {
         });
         if let Some(error) = refused {
             // The answer does not say whose configuration was refused: it is of those that have none.
-            for topic in results.values_mut().filter(|topic| topic.as_ref().is_ok_and(|topic| topic.config.is_empty())) {
+            for topic in
+                results.values_mut().filter(|topic| topic.as_ref().is_ok_and(|topic| topic.config.is_empty()))
+            {
                 *topic = Err(error.clone());
             }
         }
@@ -207,7 +211,8 @@ impl Admin {
         let mut refused: BTreeMap<String, _> = results.into_iter().filter_map(Result::err).collect();
         let result = |name: &String| {
             let Some(code) = refused.remove(name) else { return Ok(true) };
-            let error = Error::Refused { action: format!("delete topic {name}"), message: code.to_string(), code };
+            let error =
+                Error::Refused { action: format!("delete topic {name}"), message: code.to_string(), code };
             if error.is_unknown_topic() { Ok(false) } else { Err(error) }
         };
         names.iter().map(result).collect()

@@ -65,7 +65,9 @@ pub fn pool(options: &PgConnectOptions, max_connections: u32, acquire_timeout: D
     let patience = patience(acquire_timeout);
     pool_options(max_connections, acquire_timeout)
         .test_before_acquire(false)
-        .before_acquire(move |connection, _| Box::pin(async move { Ok(is_alive(connection, patience).await) }))
+        .before_acquire(move |connection, _| {
+            Box::pin(async move { Ok(is_alive(connection, patience).await) })
+        })
         .connect_lazy_with(options.clone())
 }
 
@@ -77,9 +79,9 @@ pub fn relay_pool(options: &PgConnectOptions, max_connections: u32, acquire_time
     pool_options(max_connections, acquire_timeout)
         .test_before_acquire(false)
         .before_acquire(move |connection, rest| {
-            Box::pin(async move {
-                Ok(rest.idle_for < TRUSTED_AT_REST || is_alive(connection, patience).await)
-            })
+            Box::pin(
+                async move { Ok(rest.idle_for < TRUSTED_AT_REST || is_alive(connection, patience).await) },
+            )
         })
         .connect_lazy_with(options.clone())
 }

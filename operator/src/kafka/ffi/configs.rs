@@ -104,12 +104,7 @@ fn ask_to_alter(
     }
 }
 
-fn add_config(
-    action: &str,
-    resource: &Resource,
-    key: &str,
-    value: Option<&str>,
-) -> Result<(), Error> {
+fn add_config(action: &str, resource: &Resource, key: &str, value: Option<&str>) -> Result<(), Error> {
     let key = text(action, key)?;
     let value = value.map(|value| text(action, value)).transpose()?;
     let operation = match value {
