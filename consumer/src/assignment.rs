@@ -160,7 +160,7 @@ impl Assignment {
         self.partitions.get(&partition).is_some_and(|Assigned { tracker, guarantee, .. }| {
             let full_at = match guarantee {
                 Guarantee::AtLeastOnce => FULL_AT_RECORDS_OF_LANES,
-                Guarantee::AtMostOnce | Guarantee::ExactlyOnce(_) => FULL_AT_RECORDS,
+                Guarantee::AtMostOnce | Guarantee::ExactlyOnce { .. } => FULL_AT_RECORDS,
             };
             tracker.undone() < full_at && tracker.undone_bytes() < FULL_AT_BYTES && !tracker.is_crowded()
         })
