@@ -134,6 +134,7 @@ pub async fn preview(
     // What is there belongs to the pipeline that is there, whatever the manifest says of itself.
     manifest.metadata.namespace = Some(namespace.clone());
     manifest.metadata.uid = live.as_ref().and_then(ResourceExt::uid);
+    manifest.metadata.creation_timestamp = live.as_ref().and_then(ResourceExt::creation_timestamp);
     manifest.status = live.and_then(|live| live.status);
     // Nobody watches here: every object is asked for.
     let observed = observe(client, kafka, &Owned::default(), &manifest, |_, _| None).await?;

@@ -153,11 +153,15 @@ async fn drift_under_a_plan_is_told_and_left() {
         assert!(planned(&pipeline).is_empty());
         assert!(!pipeline.finalizers().is_empty(), "what was made once is still to be looked for");
 
-        world.meddle(ObjectKind::Deployment, "orders-a", &json!({"spec": {"replicas": 3}})).await;
+        // Not its replicas: pods that can't start take their time to go.
+        let drift = json!({"spec": {"revisionHistoryLimit": 1}});
+        world.meddle(ObjectKind::Deployment, "orders-a", &drift).await;
         let pipeline = pass(&world).await;
-        assert_eq!(planned(&pipeline), ["repair Deployment orders-a: spec.replicas was changed"]);
+        let told = "repair Deployment orders-a: spec.revisionHistoryLimit was changed";
+        assert_eq!(planned(&pipeline), [told]);
         assert_eq!(condition(&pipeline, "Ready").1, "Planned");
-        assert_eq!(world.object(ObjectKind::Deployment, "orders-a").await.unwrap()["spec"]["replicas"], 3);
+        let deployment = world.object(ObjectKind::Deployment, "orders-a").await.unwrap();
+        assert_eq!(deployment["spec"]["revisionHistoryLimit"], 1);
 
         // Deleted under a plan, its topics outlive it whatever the policy.
         world.delete("orders").await;
