@@ -169,7 +169,7 @@ async fn a_backlog_far_larger_than_the_queue_arrives_once_each_though_the_worker
         let platform = Platform::answering(|_| Answer::status(200)).await;
         let url = format!("--sink-http-url={}", platform.url());
         let member = world.start("platform", &["--sink=http", &url]).await;
-        eventually("the queue is full", async || (member.metric("in_flight").await >= 3_900.0).then_some(()))
+        eventually("the queue is full", async || (member.metric("in_flight").await >= 1_300.0).then_some(()))
             .await;
         world.lag_is_zero("platform").await;
         assert_each_once(platform.keys(), &events);
