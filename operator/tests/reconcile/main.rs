@@ -12,3 +12,5 @@ mod workloads;
 mod deletion;
 mod failures;
 mod rules;
+mod leadership;
+mod processes;
