@@ -9,6 +9,7 @@ use crate::backoff::Backoffs;
 use crate::kafka::Handles;
 use crate::metrics::Metrics;
 use crate::names;
+use crate::owners::Owners;
 use crate::poller::Watchlist;
 
 /// What the operator was started with, as far as a reconciliation needs it.
@@ -34,6 +35,8 @@ pub struct Context {
     pub kafka: Handles,
     /// Waits after failures.
     pub backoffs: Backoffs,
+    /// Whose topics and groups are.
+    pub owners: Owners,
     /// What the poller compares Kafka with.
     pub watchlist: Watchlist,
     /// Figures.
@@ -52,6 +55,7 @@ impl Context {
             client,
             kafka: Handles::new(options.kafka_timeout),
             backoffs: Backoffs::default(),
+            owners: Owners::default(),
             watchlist: Watchlist::default(),
             metrics,
             options,

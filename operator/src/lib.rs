@@ -8,7 +8,7 @@
 //!                       └─▶ finalize (deletion)
 //! ```
 //!
-//! `crd` holds the resource, `names` what others rely on, `render` the manifests, `kafka` the few requests to brokers.
+//! `crd` holds the resource, `owners` knows whose a topic or group is, `names` what others rely on, `render` the manifests, `kafka` the few requests to brokers.
 //! No step but observe, apply, report and finalize can do I/O: the others are given nothing to do it with.
 
 pub mod cli;
@@ -25,6 +25,7 @@ pub mod apply;
 pub mod report;
 pub mod finalize;
 pub mod poller;
+pub mod owners;
 pub mod backoff;
 pub mod kafka;
 pub mod hash;

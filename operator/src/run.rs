@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::channel::mpsc;
-use futures::{StreamExt, future};
+use futures::{StreamExt, TryStreamExt, future};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -82,6 +82,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     await_definition(&context.client, &scopes, &health, &shutdown).await;
     let wiring =
         Wiring { watches, context: Arc::clone(&context), health: health.clone(), shutdown: shutdown.clone() };
+    context.owners.expect(scopes.iter().cloned());
     let mut wakers = HashMap::new();
     let mut controllers = Vec::new();
     for scope in scopes {
@@ -89,15 +90,17 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         controllers.push(wiring.control(scope.clone(), wake_ups, concurrency));
         wakers.insert(scope, waker);
     }
-    let wake = |pipeline: PipelineRef| {
+    let wake = Arc::new(move |pipeline: PipelineRef| {
         let waker = wakers.get(&Some(pipeline.namespace.clone())).or_else(|| wakers.get(&None));
         if let Some(waker) = waker {
             // A full queue means that the controller has enough to do; the next poll finds what is still different.
             let _ = waker.clone().try_send(ObjectRef::new(&pipeline.name).within(&pipeline.namespace));
         }
-    };
+    });
+    let also = Arc::clone(&wake);
+    context.owners.wake_by(move |pipeline| also(pipeline));
     let interval = Duration::from_secs(poll_seconds);
-    let polled = poller::poll(&context, interval, &health, shutdown.clone(), wake);
+    let polled = poller::poll(&context, interval, &health, shutdown.clone(), |pipeline| wake(pipeline));
     future::join(future::join_all(controllers), polled).await;
     served.await.context("the admin server ended early")?
 }
@@ -170,8 +173,10 @@ impl Wiring {
         let owned = watching.clone().labels(&format!("app.kubernetes.io/managed-by={}", names::MANAGER));
         let (store, writer) = reflector::store();
         // Status writes, our own above all, change neither generation nor finalizers and wake nobody.
+        let (shared, watched) = (Arc::clone(context), scope.clone());
         let pipelines = watcher(api::<Guarded>(watches, &scope), watching)
             .default_backoff()
+            .inspect_ok(move |event| shared.owners.saw(&watched, event))
             .reflect(writer)
             .applied_objects()
             .predicate_filter(

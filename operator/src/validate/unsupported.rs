@@ -1,7 +1,7 @@
 //! Values that the resource has and this version does not honour: refused, never ignored.
 
 use super::{Problem, Reason};
-use crate::crd::{AdoptionPolicy, DeletionPolicy, Mode, OrderPipeline};
+use crate::crd::{Mode, OrderPipeline};
 
 pub(super) fn problems(pipeline: &OrderPipeline) -> Vec<Problem> {
     let spec = &pipeline.spec;
@@ -15,16 +15,6 @@ pub(super) fn problems(pipeline: &OrderPipeline) -> Vec<Problem> {
         spec.mode == Mode::Plan,
         "spec.mode".into(),
         "Plan is not supported yet: use Apply, with paused: true to see in status.plan what would change",
-    );
-    refuse(
-        spec.topic.adoption == AdoptionPolicy::Adopt,
-        "spec.topic.adoption".into(),
-        "Adopt is not supported yet: use AdoptIfIdentical, or Refuse",
-    );
-    refuse(
-        spec.topic.deletion_policy == DeletionPolicy::DeleteIfDrained,
-        "spec.topic.deletionPolicy".into(),
-        "DeleteIfDrained is not supported yet: use Retain, or Delete",
     );
     let autoscaling = "autoscaling is not supported yet: set replicas instead";
     let service = spec.order_service.as_ref();

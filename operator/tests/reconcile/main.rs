@@ -10,5 +10,8 @@ mod topics;
 mod adoption;
 mod workloads;
 mod deletion;
+mod records;
+mod conflicts;
+mod draining;
 mod failures;
 mod rules;
