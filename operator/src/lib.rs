@@ -24,6 +24,7 @@ pub mod render;
 pub mod apply;
 pub mod report;
 pub mod finalize;
+pub mod scaling;
 pub mod poller;
 pub mod backoff;
 pub mod kafka;
