@@ -312,6 +312,12 @@ impl InFlight {
         self.sent > 0
     }
 
+    /// True while a row was handed over and is not deleted yet: it is with the producer, or in the topic.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.rows.values().any(|held| matches!(held.stage, Stage::Sent | Stage::Acknowledged))
+    }
+
     /// Rows in hand.
     #[must_use]
     pub fn len(&self) -> usize {

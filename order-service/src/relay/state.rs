@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::floor::Floors;
+use super::growth::{Driver, Mapping, Rhythm, Step};
 use super::in_flight::{InFlight, RowId};
 use super::lease::Leases;
 use super::pace::{May, Pace, Signals};
@@ -36,6 +37,20 @@ pub(super) struct State {
     pub(super) leads_all: Arc<AtomicBool>,
     /// Everything recorded before the service was told to stop is in hand.
     pub(super) caught_up: bool,
+    /// By which count keys are mapped, as it was last read with the leases.
+    pub(super) mapping: Option<Mapping>,
+    /// The count for which the producer knows all partitions.
+    pub(super) partitions: i32,
+    /// The recorded count is another one: the producer is to be made ready for it.
+    pub(super) unsettled: bool,
+    /// When the fence was seen to be up.
+    pub(super) fenced_since: Option<Instant>,
+    /// Counts producers that ended with events under way, this process's start being the first; and what is noted of it.
+    pub(super) doubts: u64,
+    pub(super) doubts_noted: u64,
+    pub(super) growth: Task<(Driver, Result<Step, RelayError>)>,
+    pub(super) driver: Option<Driver>,
+    pub(super) rhythm: Rhythm,
 }
 
 impl State {
@@ -54,11 +69,36 @@ impl State {
             signals: Signals::default(),
             leads_all: Arc::default(),
             caught_up: false,
+            mapping: None,
+            partitions: 0,
+            unsettled: false,
+            fenced_since: None,
+            doubts: 1,
+            doubts_noted: 0,
+            growth: Task::default(),
+            driver: None,
+            rhythm: Rhythm::new(Instant::now()),
         }
+    }
+
+    /// True when events may be handed over: this replica surely leads its shards still, and the count by which it maps is the
+    /// recorded one, which nobody is about to switch.
+    pub(super) fn may_publish(&self) -> bool {
+        let maps_right = self
+            .mapping
+            .is_some_and(|known| known.growing_to.is_none() && known.partitions == self.partitions);
+        maps_right && self.leases.are_known()
+    }
+
+    /// The fence behind which nothing is under way here, nor will be.
+    pub(super) fn drained(&self) -> Option<i64> {
+        let is_sure = self.doubts == self.doubts_noted;
+        self.mapping?.fence().filter(|_| is_sure && !self.in_flight.is_under_way())
     }
 
     /// The producer is gone, and with it whatever the broker has not answered for.
     pub(super) fn restart(&mut self, error: Option<&RelayError>) {
+        self.doubts += u64::from(self.in_flight.awaits_broker());
         self.in_flight.restart();
         self.trial.restart();
         self.caught_up = false;

@@ -13,6 +13,7 @@ mod concurrency;
 mod drain;
 mod events;
 mod faults;
+mod growth;
 mod parking;
 mod replicas;
 mod silence;
