@@ -159,6 +159,7 @@ pub fn note(change: &Change) -> Note {
     let (warning, reason) = match change {
         Change::CreateTopic { lost: true, .. } => (true, "LostTopicRecreated"),
         Change::CreateTopic { lost: false, .. } => (false, "TopicCreated"),
+        Change::GrowTopic { .. } => (false, "TopicGrown"),
         Change::ConfigureTopic { set, .. } if set.is_empty() => (false, "TopicConfigReset"),
         Change::ConfigureTopic { .. } => (false, "TopicConfigChanged"),
         Change::DeleteObject { .. } => (false, "ObjectDeleted"),

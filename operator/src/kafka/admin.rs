@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{ConstantBuilder, Retryable};
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewPartitions, OwnedResourceSpecifier, ResourceSpecifier,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::KafkaError;
 use runtime::kafka::KafkaConnection;
@@ -93,6 +95,28 @@ impl Admin {
         })
         .await?;
         self.shown(&topic.name, |_| true).await
+    }
+
+    /// Adds partitions to a topic until it has `partitions`, and returns once a broker shows them. A topic that has as many
+    /// already, as after an attempt whose answer was lost, is fine.
+    ///
+    /// # Errors
+    /// When Kafka can't be reached or refuses.
+    pub async fn grow(&self, topic: &str, partitions: i32) -> Result<(), Error> {
+        let action = format!("grow topic {topic} to {partitions} partitions");
+        let count = usize::try_from(partitions).unwrap_or_default();
+        let results = self
+            .client()
+            .create_partitions([&NewPartitions::new(topic, count)], &self.options())
+            .await
+            .map_err(|source| Error::client(&action, source))?;
+        if let Some(Err((_, code))) = results.into_iter().next() {
+            let has = self.describe(&BTreeSet::from([topic.to_owned()])).await?;
+            if has.get(topic).is_none_or(|topic| topic.partitions < partitions) {
+                return Err(Error::Refused { action, message: code.to_string(), code });
+            }
+        }
+        self.shown(topic, |topic| topic.partitions >= partitions).await
     }
 
     /// Sets and resets single configuration keys; others stay as they are.
