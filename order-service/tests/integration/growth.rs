@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use order_events::partition_for;
@@ -55,13 +55,10 @@ impl Group {
 
     pub(crate) async fn stop(self) -> Vec<(String, i64)> {
         let Self { read, readers } = self;
-        let ended = tokio::task::spawn_blocking(move || {
-            for (stop, reader) in readers {
-                drop(stop);
-                reader.join().unwrap();
-            }
-        });
-        ended.await.unwrap();
+        let (stops, readers): (Vec<_>, Vec<_>) = readers.into_iter().unzip();
+        drop(stops);
+        let joining = move || readers.into_iter().for_each(|reader| reader.join().unwrap());
+        tokio::task::spawn_blocking(joining).await.unwrap();
         let read = read.lock().unwrap();
         read.clone()
     }
@@ -100,8 +97,7 @@ fn read_partition(
     assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
     consumer.assign(&assignment).unwrap();
     while goes_on() {
-        let Some(message) = consumer.poll(Duration::from_millis(20)) else { continue };
-        let Ok(message) = message else { continue };
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(20)) else { continue };
         let body: Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
         let key = String::from_utf8(message.key().unwrap().to_vec()).unwrap();
         read.lock().unwrap().push((key, body["version"].as_i64().unwrap()));
@@ -118,14 +114,14 @@ fn commit(consumer: &BaseConsumer, topic: &str, partition: i32, offset: i64) {
 /// The group has a place in every partition there is: at the end of it, or at its beginning.
 async fn commit_everywhere(bench: &Bench, at_end: bool) {
     let (client, topic) = (group_client(bench), bench.topic.clone());
-    let committed = tokio::task::spawn_blocking(move || {
+    let committing = move || {
         let consumer: BaseConsumer = client.create().unwrap();
         for partition in 0..NEW {
             let (low, high) = consumer.fetch_watermarks(&topic, partition, DEADLINE).unwrap();
             commit(&consumer, &topic, partition, if at_end { high } else { low });
         }
-    });
-    committed.await.unwrap();
+    };
+    tokio::task::spawn_blocking(committing).await.unwrap();
 }
 
 fn config(bench: &Bench, name: &str) -> Config {
@@ -163,10 +159,21 @@ async fn waits_for(shop: &Instance, reason: &str) -> bool {
     metrics.contains(&format!("orderflow_relay_growth_waits{{reason=\"{reason}\"}} 1"))
 }
 
-/// Every order goes on through the switch, on each of `shops`.
-async fn lives_until_switched(bench: &Bench, shops: &[&Instance]) {
+/// Records that the group may be behind: below what the relay lets pass.
+const BEHIND: usize = 200;
+
+async fn events(bench: &Bench) -> usize {
+    usize::try_from(bench.number("select coalesce(sum(version), 0)::bigint from orders").await).unwrap()
+}
+
+/// Orders go on through the switch, on each of `shops`, as fast as the group can read.
+async fn lives_until_switched(bench: &Bench, group: &Group, shops: &[&Instance]) {
+    let started = Instant::now();
     while recorded(bench).await < i64::from(NEW) {
+        assert!(started.elapsed() < SWITCH_DEADLINE, "the count is not switched");
         join_all(shops.iter().map(|shop| lives(shop, 5))).await;
+        let events = events(bench).await;
+        until("the group reads on", async || group.read_so_far() + BEHIND >= events).await;
     }
     join_all(shops.iter().map(|shop| lives(shop, 20))).await;
 }
@@ -174,7 +181,7 @@ async fn lives_until_switched(bench: &Bench, shops: &[&Instance]) {
 /// Everything was published once and in order, and read in order though the old partitions are read slowly.
 async fn assert_in_order(bench: &Bench, group: Group) {
     bench.until_published().await;
-    let events = usize::try_from(bench.number("select sum(version)::bigint from orders").await).unwrap();
+    let events = events(bench).await;
     until("everything is read", async || group.read_so_far() >= events).await;
     let published = versions_by_order(&bench.records().await);
     assert!(published.values().map(Vec::len).sum::<usize>() == events, "none is lost or repeated");
@@ -195,7 +202,7 @@ async fn a_topic_grows_while_orders_go_on_and_no_event_is_read_before_an_earlier
         let group = Group::start(bench);
         lives(&shop, 20).await;
         bench.grow_topic(6).await;
-        lives_until_switched(bench, &[&shop]).await;
+        lives_until_switched(bench, &group, &[&shop]).await;
         let after = shop.placed("p1").await;
         shop.changed(&after, "confirm").await;
         shop.changed(&after, "cancel").await;
@@ -222,7 +229,7 @@ async fn two_replicas_go_over_to_the_new_count_together() {
         until("each leads half of the shards", halves).await;
         let group = Group::start(bench);
         bench.grow_topic(6).await;
-        lives_until_switched(bench, &[&a, &b]).await;
+        lives_until_switched(bench, &group, &[&a, &b]).await;
         assert_in_order(bench, group).await;
         for shop in [a, b] {
             assert_eq!(shop.metric("orderflow_relay_partitions").await, f64::from(NEW));
@@ -279,14 +286,14 @@ async fn a_group_that_does_not_know_the_new_partitions_is_waited_for() {
 async fn a_fence_that_the_groups_do_not_reach_in_time_comes_down_and_publishing_goes_on() {
     bench(Some(OLD), async |bench| {
         let mut config = config(bench, "a");
-        config.relay.growth_drain_timeout = Duration::from_secs(1);
+        config.relay.growth_drain_timeout = Duration::from_secs(2);
         let shop = bench.start_with(config).await;
         shop.load(&[("p1", 100, 1000)], &[]).await;
         lives(&shop, 5).await;
         bench.until_published().await;
         bench.grow_topic(6).await;
         commit_everywhere(bench, false).await;
-        until("the fence is up", async || fences(bench).await == 1).await;
+        until_acknowledged(bench).await;
         let order = shop.placed("p1").await;
         bench.until_published().await;
         assert_eq!((recorded(bench).await, fences(bench).await), (i64::from(OLD), 0));
@@ -302,6 +309,12 @@ async fn a_fence_that_the_groups_do_not_reach_in_time_comes_down_and_publishing_
     .await;
 }
 
+async fn until_acknowledged(bench: &Bench) {
+    let acknowledged =
+        "select count(*) from relay_members, topic_partitions where fence = epoch and growing_to is not null";
+    until("a fence is acknowledged", async || bench.number(acknowledged).await == 1).await;
+}
+
 /// A service whose fence stands because its group does not read, with events that wait behind it.
 async fn behind_a_fence(bench: &Bench, name: &str) -> Instance {
     let shop = bench.start_with(config(bench, name)).await;
@@ -310,9 +323,7 @@ async fn behind_a_fence(bench: &Bench, name: &str) -> Instance {
     bench.until_published().await;
     bench.grow_topic(6).await;
     commit_everywhere(bench, false).await;
-    until("the fence is up", async || fences(bench).await == 1).await;
-    let all = "select count(*) from relay_members, topic_partitions where fence = epoch";
-    until("it is acknowledged", async || bench.number(all).await == 1).await;
+    until_acknowledged(bench).await;
     lives(&shop, 5).await;
     assert_eq!(bench.outbox_rows().await, 15, "orders go on, and their events wait");
     shop
