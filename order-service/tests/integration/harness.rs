@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use order_service::catalogue::{Catalogue, CouponEntry, ProductEntry};
-use order_service::config::{DatabaseConfig, HttpConfig, PartitionGrowth, RelayConfig, WriterConfig, WriterMode};
+use order_service::config::{
+    DatabaseConfig, HttpConfig, PartitionGrowth, RelayConfig, WriterConfig, WriterMode,
+};
 use order_service::{Config, Listeners, run};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
