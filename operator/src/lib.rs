@@ -9,6 +9,7 @@
 //! ```
 //!
 //! `crd` holds the resource, `names` what others rely on, `render` the manifests, `kafka` the few requests to brokers.
+//! `scaling` decides how many pods a group should have; no step asks it yet (docs/scaling.md).
 //! No step but observe, apply, report and finalize can do I/O: the others are given nothing to do it with.
 
 pub mod cli;

@@ -3,12 +3,13 @@
 use super::fit;
 use super::memory::{Memory, Track};
 use super::signals::{Seconds, needs_a_first_pod};
-use super::stalls;
 use super::verdict::{Verdict, named};
 use super::{Age, Decision, Observation, Policy};
 
-/// Fewer pods are asked for only when they would have held for so long.
-const WINDOW: Seconds = 120.0;
+/// Fewer pods are asked for only when they would have held for so many times the time to catch up, and for so long at least: a step
+/// in and another out again cost two rebalances, each with a backlog to catch up with.
+const WINDOW_CATCH_UPS: f64 = 2.0;
+const LEAST_WINDOW: Seconds = 60.0;
 /// Part of a pod's capacity that must stay free for it to be one pod fewer: what scales in does not scale out again by itself.
 const HEADROOM: f64 = 0.1;
 /// Most that a pod may be overfull before there is another, as a part of its capacity.
@@ -45,14 +46,15 @@ pub fn decide(policy: &Policy, seen: &Observation<'_>, mut memory: Memory) -> (D
     let out = limit.map_or(needed, |limit| needed.min(limit.max(least)));
     let fewer = if view.settled() { view.enough() } else { seen.replicas };
     let wanted = if out > seen.replicas { out } else { fewer };
+    let window = LEAST_WINDOW.max(WINDOW_CATCH_UPS * policy.catch_up);
     let replicas = if limit.is_some_and(|limit| limit < seen.replicas) || out > seen.replicas {
         out
     } else {
-        memory.held_for(WINDOW, seen.at, wanted).min(seen.replicas)
+        memory.held_for(window, seen.at, wanted).min(seen.replicas)
     };
     let replicas = replicas.clamp(least, most);
     let (verdict, reason) = view.verdict(needed, replicas, most, limit);
-    memory.want(seen.at, wanted);
+    memory.want(window, seen.at, wanted);
     if let Some(capacity) = memory.capacity.known().filter(|_| replicas != seen.replicas) {
         memory.sink.stepped(seen.replicas, replicas, seen.at, capacity);
     }
@@ -67,10 +69,10 @@ fn held(policy: &Policy, seen: &Observation<'_>, verdict: Verdict, reason: &str)
 
 impl Memory {
     /// Takes down how many pods would hold now.
-    fn want(&mut self, at: Seconds, pods: u32) {
+    fn want(&mut self, window: Seconds, at: Seconds, pods: u32) {
         self.wanted.push_back((at, pods));
         // The one before the window begins shows that the window is covered.
-        while self.wanted.get(1).is_some_and(|(second, _)| at - second >= WINDOW) {
+        while self.wanted.get(1).is_some_and(|(second, _)| at - second >= window) {
             self.wanted.pop_front();
         }
     }
@@ -116,7 +118,7 @@ enum Step {
 }
 
 impl Part {
-    fn new(track: &Track, memory: &Memory, at: Seconds) -> Option<Self> {
+    fn new(track: &Track, at: Seconds) -> Option<Self> {
         let last = track.history.samples().next_back()?;
         Some(Self {
             arrivals: track.history.arrivals()?,
@@ -124,8 +126,8 @@ impl Part {
             records: last.records as f64,
             age: track.age?,
             ceiling: track.ceiling(at),
-            stalled: memory.stands(track, at, stalls::SURE),
-            suspect: memory.stands(track, at, stalls::SUSPECT),
+            stalled: track.stalled(),
+            suspect: track.suspect(),
         })
     }
 
@@ -147,7 +149,7 @@ impl Part {
 
 impl<'a> View<'a> {
     fn new(policy: &'a Policy, seen: &'a Observation<'a>, memory: &'a Memory) -> Option<Self> {
-        let parts = memory.tracks.iter().map(|track| Part::new(track, memory, seen.at));
+        let parts = memory.tracks.iter().map(|track| Part::new(track, seen.at));
         Some(Self { policy, seen, memory, parts: parts.collect::<Option<_>>()? })
     }
 

@@ -49,6 +49,15 @@ pub(super) struct Track {
     pub(super) age: Option<Age>,
     lost: u64,
     ceiling: Option<(f64, Seconds)>,
+    stuck: Option<Stuck>,
+}
+
+/// A place at which nobody gets on. It is remembered over rebalances, until somebody does.
+#[derive(Clone, Copy, Debug)]
+struct Stuck {
+    position: i64,
+    /// Whether that is sure, and no longer a mere suspicion.
+    sure: bool,
 }
 
 impl Default for Memory {
@@ -122,12 +131,16 @@ impl Memory {
             }
         }
         self.watch_group(seen);
+        for track in &mut self.tracks {
+            track.watch(seen.at, self.undisturbed);
+        }
         if self.undisturbed < seen.at {
             self.measure(policy, seen);
         }
     }
 
     fn watch_group(&mut self, seen: &Observation<'_>) {
+        let rebalanced = self.rebalancing.is_some();
         match (self.rebalancing, seen.rebalancing) {
             (None, true) => self.rebalancing = Some(seen.at),
             (Some(since), false) => {
@@ -136,7 +149,8 @@ impl Memory {
             }
             _ => {}
         }
-        if seen.rebalancing || seen.ready == 0 || seen.ready != self.ready {
+        // A rebalance that was under way in the last tick ended at some time since.
+        if rebalanced || seen.rebalancing || seen.ready == 0 || seen.ready != self.ready {
             self.undisturbed = seen.at;
         }
         self.ready = seen.ready;
@@ -179,7 +193,7 @@ impl Memory {
             if reading.committed != Committed::Nothing && track.lost == 0 {
                 pod.0 += track.history.drain().unwrap_or(0.0);
             }
-            if !self.stands(track, seen.at, stalls::SUSPECT) {
+            if !track.suspect() {
                 pod.1 += 1;
                 pod.2 += usize::from(track.history.busy(waiting));
             }
@@ -202,15 +216,6 @@ impl Memory {
                 track.ceiling = track.history.drain().map(|drain| (drain, seen.at));
             }
         }
-    }
-
-    /// Whether nobody has got on with a partition for `span`, although the group was reading.
-    pub(super) fn stands(&self, track: &Track, now: Seconds, span: Seconds) -> bool {
-        let since = now - span;
-        let seen_all = track.history.samples().next().is_some_and(|oldest| oldest.at <= since);
-        since >= self.undisturbed
-            && seen_all
-            && stalls::seen(track.history.samples(), since) == Health::Stalled
     }
 
     /// Whether records were lost within the last `span`.
@@ -241,6 +246,31 @@ impl Track {
         let Backlog { position, records, lost } = backlog;
         self.history.push(Sample { at, end, position, records, age: age.seconds() });
         self.lost = lost;
+    }
+
+    /// Watches whether anybody gets on, who has been reading since `undisturbed`.
+    fn watch(&mut self, now: Seconds, undisturbed: Seconds) {
+        let Some(last) = self.history.samples().next_back().copied() else { return };
+        let stands = |span: Seconds| {
+            let since = now - span;
+            let seen_all = self.history.samples().next().is_some_and(|oldest| oldest.at <= since);
+            let stalled = || stalls::seen(self.history.samples(), since) == Health::Stalled;
+            since >= undisturbed && seen_all && stalled()
+        };
+        let before = self.stuck.filter(|stuck| stuck.position == last.position && last.records > 0);
+        let sure = before.is_some_and(|stuck| stuck.sure) || stands(stalls::SURE);
+        let suspect = sure || before.is_some() || stands(stalls::SUSPECT);
+        self.stuck = suspect.then_some(Stuck { position: last.position, sure });
+    }
+
+    /// Whether perhaps nobody gets on with it.
+    pub(super) fn suspect(&self) -> bool {
+        self.stuck.is_some()
+    }
+
+    /// Whether surely nobody gets on with it.
+    pub(super) fn stalled(&self) -> bool {
+        self.stuck.is_some_and(|stuck| stuck.sure)
     }
 
     /// What the partition is read at most, in records per second, however many pods there are.

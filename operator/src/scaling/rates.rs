@@ -48,8 +48,9 @@ impl History {
             self.samples.clear();
         }
         self.samples.push_back(sample);
-        let kept = |oldest: &Sample| sample.at - oldest.at <= KEPT;
-        while self.samples.len() > MAX_SAMPLES || !self.samples.front().is_none_or(kept) {
+        // One that is older stays: the last before a gap, however long the gap.
+        let old = |second: &Sample| sample.at - second.at > KEPT;
+        while self.samples.len() > MAX_SAMPLES || self.samples.get(1).is_some_and(old) {
             self.samples.pop_front();
         }
     }

@@ -2,12 +2,12 @@
 
 use std::sync::LazyLock;
 
-use crate::compare::{Comparison, compare};
+use crate::compare::{CAREFUL, Comparison, SWEEP, compare};
 use crate::run::{Scaler, run};
 use crate::trace::{Trace, Trouble};
 use crate::world::Rebalance;
 
-static COOPERATIVE: LazyLock<Vec<Comparison>> = LazyLock::new(|| compare(Rebalance::Cooperative));
+static COOPERATIVE: LazyLock<Vec<Comparison>> = LazyLock::new(|| compare(Rebalance::Cooperative, &SWEEP));
 
 fn of(name: &str) -> &'static Comparison {
     COOPERATIVE.iter().find(|comparison| comparison.trace.name == name).unwrap()
@@ -15,7 +15,8 @@ fn of(name: &str) -> &'static Comparison {
 
 #[test]
 fn on_every_trace_ours_is_no_later_and_no_dearer_than_a_careful_keda_and_better_in_one() {
-    for comparison in COOPERATIVE.iter() {
+    let stop_the_world = compare(Rebalance::StopTheWorld, &[CAREFUL]);
+    for comparison in COOPERATIVE.iter().chain(&stop_the_world) {
         let (ours, keda) = (&comparison.ours, comparison.careful());
         let name = comparison.trace.name;
         assert!(ours.over <= keda.over, "{name}: over target {} > {}", ours.over, keda.over);
@@ -65,14 +66,4 @@ fn a_stalled_partition_and_a_broker_that_is_away_bring_no_pods() {
     assert!(stalled.iter().all(|pods| *pods <= 2), "it was enough before");
     let away = &of("broker-restart").ours.pods[605..720];
     assert!(away.iter().all(|pods| *pods == away[0]));
-}
-
-#[test]
-fn cold() {
-    for trace in crate::trace::all() {
-        for r in [Rebalance::Cooperative, Rebalance::StopTheWorld] {
-            let s = run(&trace, r, Scaler::cold());
-            eprintln!("COLD {} {r:?} over={} pods={} reb={} turns={}", trace.name, s.over, s.pod_seconds, s.rebalances, s.turns);
-        }
-    }
 }

@@ -14,14 +14,14 @@ pub(crate) const SWEEP: [i64; 7] = [10, 80, 200, 400, 1000, CAREFUL, 2 * CAREFUL
 pub(crate) struct Comparison {
     pub(crate) trace: Trace,
     pub(crate) ours: Score,
-    /// By threshold, as in [`SWEEP`].
+    /// By threshold.
     pub(crate) keda: Vec<(i64, Score)>,
 }
 
 impl Comparison {
     /// KEDA as a careful user sets it up.
     pub(crate) fn careful(&self) -> &Score {
-        &self.keda.iter().find(|(threshold, _)| *threshold == CAREFUL).expect("it is part of the sweep").1
+        &self.keda.iter().find(|(threshold, _)| *threshold == CAREFUL).expect("every comparison has it").1
     }
 
     /// Thresholds with which KEDA is at least as good in both and better in one.
@@ -35,12 +35,12 @@ impl Comparison {
     }
 }
 
-/// Every trace.
-pub(crate) fn compare(rebalance: Rebalance) -> Vec<Comparison> {
+/// Every trace, with these thresholds.
+pub(crate) fn compare(rebalance: Rebalance, thresholds: &[i64]) -> Vec<Comparison> {
     let one = |trace: Trace| {
         let ours = run(&trace, rebalance, Scaler::ours());
-        let keda = |threshold| (threshold, run(&trace, rebalance, Scaler::keda(threshold)));
-        let keda = SWEEP.map(keda).into();
+        let keda = |threshold: &i64| (*threshold, run(&trace, rebalance, Scaler::keda(*threshold)));
+        let keda = thresholds.iter().map(keda).collect();
         Comparison { trace, ours, keda }
     };
     all().into_iter().map(one).collect()

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use compare::{CAREFUL, SWEEP, compare};
 use world::Rebalance;
 
 /// Replays arrivals through our scaling and through KEDA's, and prints what each cost.
@@ -30,8 +31,8 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let [cooperative, stop_the_world] =
-        [Rebalance::Cooperative, Rebalance::StopTheWorld].map(compare::compare);
+    let cooperative = compare(Rebalance::Cooperative, &SWEEP);
+    let stop_the_world = compare(Rebalance::StopTheWorld, &[CAREFUL]);
     println!("{}", table::main(&cooperative));
     println!("All partitions rest in a rebalance:\n\n{}", table::main(&stop_the_world));
     println!("By KEDA's lagThreshold:\n\n{}", table::sweep(&cooperative));

@@ -11,6 +11,7 @@ use crate::world::{Rebalance, World};
 /// Seconds between two looks of ours.
 pub(crate) const TICK: usize = 5;
 /// What is asked for in every trace, of ours in these words.
+#[expect(clippy::cast_possible_truncation, reason = "a dozen")]
 pub(crate) const POLICY: Policy = Policy {
     min: 1,
     max: PARTITIONS as u32,
@@ -29,14 +30,8 @@ pub(crate) enum Scaler {
 }
 
 impl Scaler {
-    /// Ours, knowing what a pod reads, as KEDA's threshold does: it has been running for a while.
-    pub(crate) fn ours() -> Self {
-        Self::Ours(Box::new(Memory::with_capacity(CAPACITY)))
-    }
-
     /// Ours, knowing nothing.
-    #[cfg(test)]
-    pub(crate) fn cold() -> Self {
+    pub(crate) fn ours() -> Self {
         Self::Ours(Box::default())
     }
 
@@ -60,9 +55,6 @@ impl Scaler {
                 };
                 let (decision, after) = decide(&POLICY, &seen, *std::mem::take(memory));
                 **memory = after;
-                if std::env::var("SIMDEBUG").is_ok() && (decision.replicas != replicas || second % 60 == 0) {
-                    eprintln!("DBG {} t={second} {}->{} ready={} {} cap={:?} age={:?}", world.name(), replicas, decision.replicas, seen.ready, decision.verdict, memory.capacity(), memory.oldest());
-                }
                 (decision.replicas, Some(decision.verdict.to_string()))
             }
             Self::Keda(keda, hpa) if second.is_multiple_of(SYNC) => {

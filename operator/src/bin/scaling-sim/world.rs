@@ -81,7 +81,6 @@ impl<'a> World<'a> {
         matches!(self.trace.trouble, Trouble::Away { from, until, .. } if (from..until).contains(&self.second))
     }
 
-    pub(crate) fn name(&self) -> &str { self.trace.name }
     /// Lets a second pass.
     pub(crate) fn step(&mut self) {
         self.group.settle(self.second);
