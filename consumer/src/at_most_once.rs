@@ -63,7 +63,7 @@ impl AtMostOnce {
         changes: &mut Changes,
         versions: &mut Versions,
     ) -> Result<(), Stopped> {
-        let taken = batch.clone();
+        self.commit_first(&batch).await?;
         let mut permit = Some(permit);
         for stretch in stretches(batch, self.0.deliverer.sink.batch_limit()) {
             match stretch {
@@ -86,7 +86,7 @@ impl AtMostOnce {
                 }
             }
         }
-        self.commit_first(&taken).await
+        Ok(())
     }
 
     /// Those of `events` that did not come before, which are from now on taken for delivered: lost or not, they don't come again.

@@ -32,7 +32,8 @@ pub struct Felt {
 /// What all of them may have cost; `doubled` records of the topic are repetitions themselves.
 #[must_use]
 pub fn bound(plan: &Plan, felt: &[Felt], ledger: &Ledger, doubled: usize) -> Bound {
-    let mut bound = Bound { lost: ledger.turned_away + most_lost(plan, felt.len()), repeated: ledger.unacknowledged };
+    let mut bound =
+        Bound { lost: ledger.turned_away + most_lost(plan, felt.len()), repeated: ledger.unacknowledged };
     // What the topic has twice is known to be so only to who has seen the first.
     if felt.iter().any(|felt| felt.fault.moves_partitions()) {
         bound.repeated += doubled;
@@ -118,7 +119,11 @@ mod tests {
     fn where_kafka_is_away_all_that_was_applied_meanwhile_may_come_again() {
         assert_eq!(cost(Fault::CutKafka(1_000), 5_000, 6_000), 31 + 2 * 3);
         let forgotten = Fault::Kafka(0, Trouble::Forget, 1_000);
-        assert_eq!(cost(forgotten, 5_000, 6_000), 60 + 2 * 3, "the commit waits for longer than the fault lasts");
+        assert_eq!(
+            cost(forgotten, 5_000, 6_000),
+            60 + 2 * 3,
+            "the commit waits for longer than the fault lasts"
+        );
     }
 
     #[test]

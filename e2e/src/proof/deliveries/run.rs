@@ -176,7 +176,9 @@ async fn ledger(world: &World, kind: Kind) -> anyhow::Result<Ledger> {
     if kind == Kind::Http {
         return Ok(world.sink.ledger());
     }
-    let rows = sqlx::query("select order_id, version, payload::text, (extract(epoch from delivered_at) * 1000)::bigint from order_events order by seq");
+    let rows = sqlx::query(
+        "select order_id, version, payload::text, (extract(epoch from delivered_at) * 1000)::bigint from order_events order by seq",
+    );
     let rows = rows.fetch_all(&world.pool).await?;
     let applied = rows.iter().map(|row| {
         let payload: String = row.try_get(2)?;

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::plan::{Guarantee, Kind, Plan};
 use super::run::Settings;
 use super::sink::Sink;
-use crate::proof::check::{Rule, Violation};
 use crate::proof::backends::{self, Postgres, bootstrap};
+use crate::proof::check::{Rule, Violation};
 use crate::proof::proxy::{Chooser, Directory, Link, Proxy};
 use crate::proof::replica::{Replica, Start};
 
@@ -143,7 +143,10 @@ impl World {
         let mut violations = ends_of(guest);
         // Of a member, the wires may be broken just then; a guest's never are.
         if guest.hung() > 0 {
-            violations.push(Violation::of(Rule::Recovered, format!("{} did not end on SIGTERM in time", guest.name)));
+            violations.push(Violation::of(
+                Rule::Recovered,
+                format!("{} did not end on SIGTERM in time", guest.name),
+            ));
         }
         self.guests.lock().unwrap_or_else(PoisonError::into_inner).extend(violations);
     }
@@ -177,7 +180,8 @@ fn ends_of(member: &Replica) -> Vec<Violation> {
     for end in member.ends() {
         let unasked = end.unasked().map(|how| format!("{name} ended unasked: {how}"));
         let panicked = end.panicked().map(|line| format!("{name} panicked: {line}"));
-        violations.extend(unasked.into_iter().chain(panicked).map(|what| Violation::of(Rule::Standing, what)));
+        violations
+            .extend(unasked.into_iter().chain(panicked).map(|what| Violation::of(Rule::Standing, what)));
     }
     violations
 }
