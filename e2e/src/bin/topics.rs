@@ -23,8 +23,8 @@ struct Args {
     /// Seconds for which all are left alone before they are deleted.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=7200))]
     idle_seconds: u64,
-    /// Kafka, as the cluster knows it.
-    #[arg(long, default_value = "kafka:9092")]
+    /// Kafka, as the operator can reach it from its own namespace.
+    #[arg(long, default_value = "kafka.shop.svc:9092")]
     kafka: String,
 }
 
