@@ -18,7 +18,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Watch and reconcile pipelines.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print what applying a manifest would change; write nothing. Ends with 0 for nothing, 2 for changes, 1 for an error.
     Plan(PlanArgs),
     /// Print the CustomResourceDefinition.
@@ -82,7 +82,53 @@ pub struct RunArgs {
     /// Pipelines reconciled at a time. Most of a pass is waiting, and what passes ask of Kafka at one time shares a request.
     #[arg(long, env = "CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub concurrency: u16,
+    /// Which of several processes works.
+    #[command(flatten)]
+    pub election: ElectionArgs,
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Options of the election; the chart turns it on.
+#[derive(Clone, Debug, Args)]
+pub struct ElectionArgs {
+    /// Whether this process works only while it holds the lease. Without, it must be the only one.
+    #[arg(long, env = "LEADER_ELECTION", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub leader_election: bool,
+    /// Name of the lease; processes that share the work name the same.
+    #[arg(long, env = "LEASE_NAME", default_value = "orderflow-operator")]
+    pub lease_name: String,
+    /// Namespace of the lease; this pod's when left out.
+    #[arg(long, env = "LEASE_NAMESPACE")]
+    pub lease_namespace: Option<String>,
+    /// How long a standby sees no renewal before it takes the lease, in seconds.
+    #[arg(long, env = "LEASE_DURATION_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(2..=300))]
+    pub lease_duration_seconds: u64,
+    /// How long the leader goes on without a renewal before it exits, in seconds; less than the duration.
+    #[arg(long, env = "LEASE_RENEW_DEADLINE_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=299))]
+    pub lease_renew_deadline_seconds: u64,
+    /// Between two renewals, in seconds; at most half the renew deadline.
+    #[arg(long, env = "LEASE_RETRY_SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub lease_retry_seconds: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn elects(arguments: &[&str]) -> bool {
+        let Command::Run(args) = Cli::parse_from([&["operator", "run"], arguments].concat()).command else {
+            panic!("not `run`")
+        };
+        args.election.leader_election
+    }
+
+    #[test]
+    fn a_process_elects_where_it_is_told_to() {
+        assert!(!elects(&[]));
+        assert!(elects(&["--leader-election"]));
+        assert!(elects(&["--leader-election=true"]));
+        assert!(!elects(&["--leader-election", "false"]));
+    }
 }

@@ -7,6 +7,7 @@ use kube::runtime::events::{Recorder, Reporter};
 
 use crate::backoff::Backoffs;
 use crate::kafka::Handles;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::names;
 use crate::observe::Owned;
@@ -27,7 +28,8 @@ pub struct Options {
 
 /// Clients, caches and options.
 pub struct Context {
-    /// For requests: answers are awaited for a bounded time, and tried again only by the next reconciliation.
+    /// For requests: answers are awaited for a bounded time, and tried again only by the next reconciliation. Writes are
+    /// refused while the leadership is not held.
     pub client: Client,
     /// Publishes Events; one for all, because it folds repeated ones.
     pub recorder: Recorder,
@@ -39,6 +41,8 @@ pub struct Context {
     pub owned: Owned,
     /// What the poller compares Kafka with.
     pub watchlist: Watchlist,
+    /// Whether this process may write.
+    pub leadership: Leadership,
     /// Figures.
     pub metrics: Metrics,
     /// Options.
@@ -46,17 +50,25 @@ pub struct Context {
 }
 
 impl Context {
-    /// A context that makes its requests through `client`.
+    /// A context that makes its requests through `client`, of a process that runs alone.
     #[must_use]
     pub fn new(client: Client, options: Options, metrics: Metrics) -> Self {
+        Self::led(client, options, metrics, Leadership::unshared())
+    }
+
+    /// A context whose writes, to Kubernetes and to Kafka, are refused while `leadership` is not held.
+    #[must_use]
+    pub fn led(client: Client, options: Options, metrics: Metrics, leadership: Leadership) -> Self {
+        let client = leadership.fence(client);
         let reporter = Reporter { controller: names::MANAGER.to_owned(), instance: options.pod_name.clone() };
         Self {
             recorder: Recorder::new(client.clone(), reporter),
             client,
-            kafka: Handles::new(options.kafka_timeout),
+            kafka: Handles::new(options.kafka_timeout, leadership.clone()),
             backoffs: Backoffs::default(),
             owned: Owned::default(),
             watchlist: Watchlist::default(),
+            leadership,
             metrics,
             options,
         }

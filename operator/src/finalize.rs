@@ -169,14 +169,13 @@ async fn release_topics(pipeline: &OrderPipeline, context: &Context) -> Result<V
     let namespace = pipeline.namespace().unwrap_or_default();
     let connection =
         observe::connection(&context.client, &namespace, pipeline).await.map_err(Failure::Connection)?;
-    let admin = context.kafka.get(&connection)?;
     for topic in doomed(pipeline) {
         let TopicStatus { name, id, .. } = &topic;
         let Some(id) = id else {
             notes.push(note(true, "TopicKept", format!("kept topic {name}: its id was never seen")));
             continue;
         };
-        notes.push(if admin.delete(name, id).await? {
+        notes.push(if context.kafka.for_change(&connection)?.delete(name, id).await? {
             note(false, "TopicDeleted", format!("deleted topic {name}"))
         } else {
             note(

@@ -11,10 +11,13 @@
 //! Where nothing is to be changed (`mode: Plan`, `operator plan`), `check` stands in for apply: it asks Kafka what it would refuse.
 //!
 //! `crd` holds the resource, `names` what others rely on, `render` the manifests, `kafka` the few requests to brokers.
+//! `lease` elects one of several processes; `leadership` is what its writes are refused without.
 //! No step but observe, check, apply, report and finalize can do I/O: the others are given nothing to do it with.
 
 pub mod cli;
 pub mod run;
+pub mod lease;
+pub mod leadership;
 pub mod context;
 pub mod crd;
 pub mod names;

@@ -29,7 +29,11 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Run(args) => {
             telemetry::init(&args.log)?;
             tls::install_provider();
-            Runtime::new()?.block_on(async { operator::run(args, shutdown::on_signal()?).await })?;
+            let runtime = Runtime::new()?;
+            let result = runtime.block_on(async { operator::run(*args, shutdown::on_signal()?).await });
+            // Whoever lost the lease must end now, and not after Kafka's answers.
+            runtime.shutdown_background();
+            result?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -15,6 +15,7 @@ use crate::check::{Objection, check};
 use crate::cli::{Output, PlanArgs};
 use crate::crd::OrderPipeline;
 use crate::kafka::Handles;
+use crate::leadership::Leadership;
 use crate::observe::{KafkaView, Owned, observe};
 use crate::plan::{Change, Plan, Why, plan};
 use crate::run::request_client;
@@ -102,7 +103,8 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
     let manifests = pipelines(&read(&file)?)?;
     let config = Config::infer().await.context("failed to find the API server")?;
     let client = request_client(config)?;
-    let kafka = Handles::new(Duration::from_secs(kafka_timeout_seconds));
+    // Asks and validates alone: what it is not allowed, it can not do by mistake.
+    let kafka = Handles::new(Duration::from_secs(kafka_timeout_seconds), Leadership::standby());
     let mut previews = Vec::new();
     for manifest in manifests {
         previews.push(preview(&client, &kafka, manifest, &default_image).await?);

@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::crd::{Mode, OrderPipeline};
 use crate::finalize::{self, finalize};
 use crate::kafka::Severity;
+use crate::leadership::NotLeading;
 use crate::metrics::Outcome;
 use crate::observe::{self, KafkaView, Observed, SECRET_MISSING, observe};
 use crate::plan::{self, Change, Plan, Setback, plan};
@@ -68,6 +69,9 @@ pub enum Error {
     /// The pass took too long.
     #[error("failed to end within {PASS_TIMEOUT:?}")]
     Timeout,
+    /// The process does not lead any more: whoever does goes on from here.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
 }
 
 /// Reconciles one pipeline.
@@ -86,10 +90,12 @@ pub async fn reconcile(
         }
         Err(unreadable) => Ok(finalize::unreadable(unreadable, &context).await),
     };
+    // Whatever else it says, it says because its writes were refused.
+    let result = result.or_else(|error| context.leadership.check().map_err(Error::from).and(Err(error)));
     drop(active);
     let outcome = match &result {
         Ok(action) if *action == Action::await_change() => Outcome::success,
-        Ok(_) => Outcome::requeue_after,
+        Ok(_) | Err(Error::NotLeading(_)) => Outcome::requeue_after,
         Err(_) => Outcome::error,
     };
     context.metrics.ended(outcome, started.elapsed());
@@ -107,6 +113,10 @@ pub fn retry(object: &DeserializeGuard<OrderPipeline>, error: &Error, context: &
     let leaving = object.meta().deletion_timestamp.is_some();
     let wait = if leaving { wait.min(LEAVING_RETRY) } else { wait };
     let (namespace, pipeline) = (object.namespace().unwrap_or_default(), object.name_any());
+    if matches!(error, Error::NotLeading(_)) {
+        tracing::debug!(%namespace, %pipeline, "left to the process that leads");
+        return Action::requeue(wait);
+    }
     let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     tracing::warn!(%namespace, %pipeline, error = %error, source, ?wait, "reconciliation failed");
     Action::requeue(wait)

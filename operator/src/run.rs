@@ -22,9 +22,11 @@ use runtime::shutdown::CancellationToken;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 
-use crate::cli::RunArgs;
+use crate::cli::{ElectionArgs, RunArgs};
 use crate::context::{Context, Options};
 use crate::crd::OrderPipeline;
+use crate::leadership::Leadership;
+use crate::lease::{self, Elector};
 use crate::metrics::Metrics;
 use crate::names;
 use crate::observe::Watched;
@@ -43,6 +45,7 @@ const WAKE_UPS: usize = 1024;
 /// How often the API server is asked for the resource until the definition is installed.
 const DEFINITION_POLL: Duration = Duration::from_secs(2);
 
+const ELECTION: &str = "lease looked at";
 const CRD: &str = "definition installed";
 const LISTED: &str = "pipelines listed";
 
@@ -51,7 +54,8 @@ type Guarded = DeserializeGuard<OrderPipeline>;
 /// Runs the operator until `shutdown`.
 ///
 /// # Errors
-/// When the API server's address or the admin port can't be had.
+/// When the API server's address or the admin port can't be had, and when the leadership was lost: the process must
+/// exit then, because another leads.
 pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let RunArgs {
         default_image,
@@ -62,10 +66,14 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         kafka_timeout_seconds,
         finalizer_timeout_seconds,
         concurrency,
+        election,
         log: _,
     } = args;
     let config = Config::infer().await.context("failed to find the API server")?;
     let watches = Client::try_from(config.clone()).context("failed to make a client")?;
+    let health = Health::waiting_for(if election.leader_election { &[ELECTION] } else { &[CRD, LISTED] });
+    let lease = election.lease_name.clone();
+    let elector = elector(election, &config, pod_name.as_deref(), &health)?;
     let requests = request_client(config)?;
     let metrics = runtime::metrics::Metrics::default();
     let options = Options {
@@ -74,34 +82,45 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         kafka_timeout: Duration::from_secs(kafka_timeout_seconds),
         finalizer_timeout: Duration::from_secs(finalizer_timeout_seconds),
     };
-    let context = Arc::new(Context::new(requests, options, metrics.register(Metrics::registered)));
-    let health = Health::waiting_for(&[CRD, LISTED]);
+    let leadership = elector.as_ref().map_or_else(Leadership::unshared, Elector::leadership);
+    let figures = metrics.register(Metrics::registered);
+    metrics.register(|registry| leadership.register(&lease, registry));
+    let context = Arc::new(Context::led(requests, options, figures, leadership));
     let listener = TcpListener::bind(admin_addr).await.context("failed to bind the admin port")?;
     let router = admin::routes(health.clone(), metrics);
     let served = tokio::spawn(admin::serve(listener, router, shutdown.clone().cancelled_owned()));
 
-    let scopes = scopes(watch_namespaces);
-    await_definition(&context.client, &scopes, &health, &shutdown).await;
-    let wiring =
-        Wiring { watches, context: Arc::clone(&context), health: health.clone(), shutdown: shutdown.clone() };
-    let mut wakers = HashMap::new();
-    let mut controllers = Vec::new();
-    for scope in scopes {
-        let (waker, wake_ups) = mpsc::channel(WAKE_UPS);
-        controllers.push(wiring.control(scope.clone(), wake_ups, concurrency));
-        wakers.insert(scope, waker);
-    }
-    let wake = |pipeline: PipelineRef| {
-        let waker = wakers.get(&Some(pipeline.namespace.clone())).or_else(|| wakers.get(&None));
-        if let Some(waker) = waker {
-            // A full queue means that the controller has enough to do; the next poll finds what is still different.
-            let _ = waker.clone().try_send(ObjectRef::new(&pipeline.name).within(&pipeline.namespace));
-        }
-    };
+    let wiring = Wiring { watches, context, health: health.clone(), shutdown: shutdown.clone() };
     let interval = Duration::from_secs(poll_seconds);
-    let polled = poller::poll(&context, interval, &health, shutdown.clone(), wake);
-    future::join(future::join_all(controllers), polled).await;
+    let work = wiring.work(scopes(watch_namespaces), concurrency, interval);
+    match elector {
+        Some(elector) => lease::hold(elector, &shutdown, || health.met(ELECTION), work).await?,
+        None => work.await,
+    }
     served.await.context("the admin server ended early")?
+}
+
+/// The candidate of this process, if there is an election.
+fn elector(
+    election: ElectionArgs,
+    config: &Config,
+    pod_name: Option<&str>,
+    health: &Health,
+) -> anyhow::Result<Option<Elector>> {
+    if !election.leader_election {
+        return Ok(None);
+    }
+    let settings = lease::Settings {
+        namespace: election.lease_namespace.unwrap_or_else(|| config.default_namespace.clone()),
+        name: election.lease_name,
+        identity: lease::identity(pod_name.unwrap_or(names::MANAGER)),
+        timing: lease::Timing::new(
+            Duration::from_secs(election.lease_duration_seconds),
+            Duration::from_secs(election.lease_renew_deadline_seconds),
+            Duration::from_secs(election.lease_retry_seconds),
+        )?,
+    };
+    Ok(Some(Elector::new(request_client(config.clone())?, settings, health.clone())))
 }
 
 /// A namespace, or all.
@@ -165,6 +184,34 @@ struct Wiring {
 }
 
 impl Wiring {
+    /// Everything that only the leader does, until the stop signal. Standbys do not even watch: one that takes over
+    /// lists what is there, and lists are quick.
+    async fn work(self, scopes: Vec<Scope>, concurrency: u16, interval: Duration) {
+        let Self { context, health, shutdown, .. } = &self;
+        // Ready as a standby is one thing, ready as the leader another.
+        for condition in [CRD, LISTED] {
+            health.unmet(condition, "not started");
+        }
+        health.met(ELECTION);
+        await_definition(&context.client, &scopes, health, shutdown).await;
+        let mut wakers = HashMap::new();
+        let mut controllers = Vec::new();
+        for scope in scopes {
+            let (waker, wake_ups) = mpsc::channel(WAKE_UPS);
+            controllers.push(self.control(scope.clone(), wake_ups, concurrency));
+            wakers.insert(scope, waker);
+        }
+        let wake = |pipeline: PipelineRef| {
+            let waker = wakers.get(&Some(pipeline.namespace.clone())).or_else(|| wakers.get(&None));
+            if let Some(waker) = waker {
+                // A full queue means that the controller has enough to do; the next poll finds what is still different.
+                let _ = waker.clone().try_send(ObjectRef::new(&pipeline.name).within(&pipeline.namespace));
+            }
+        };
+        let polled = poller::poll(context, interval, health, shutdown.clone(), wake);
+        future::join(future::join_all(controllers), polled).await;
+    }
+
     /// Watches one scope and reconciles what changes there.
     async fn control(&self, scope: Scope, wake_ups: mpsc::Receiver<ObjectRef<Guarded>>, concurrency: u16) {
         let Self { watches, context, health, shutdown } = self;

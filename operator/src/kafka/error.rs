@@ -2,6 +2,8 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use crate::leadership::NotLeading;
+
 /// Whether trying again soon can help.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Severity {
@@ -45,6 +47,9 @@ pub enum Error {
         /// What was asked for.
         action: String,
     },
+    /// The request was not made.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
 }
 
 impl Error {
@@ -81,7 +86,7 @@ impl Error {
         let code = match self {
             Self::Refused { code, .. } => Some(*code),
             Self::Client { source, .. } => source.rdkafka_error_code(),
-            Self::Nul { .. } | Self::Aborted { .. } => None,
+            Self::Nul { .. } | Self::Aborted { .. } | Self::NotLeading(_) => None,
         };
         matches!(
             code,
@@ -103,7 +108,7 @@ impl Error {
             | Self::Client { source: KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_), .. } => {
                 Severity::Permanent
             }
-            Self::Client { .. } | Self::Aborted { .. } => Severity::Transient,
+            Self::Client { .. } | Self::Aborted { .. } | Self::NotLeading(_) => Severity::Transient,
             Self::Refused { code, .. } => match code {
                 RDKafkaErrorCode::InvalidConfig
                 | RDKafkaErrorCode::InvalidTopic

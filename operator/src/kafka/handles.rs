@@ -8,19 +8,21 @@ use runtime::kafka::KafkaConnection;
 
 use super::admin::Admin;
 use super::error::Error;
+use crate::leadership::Leadership;
 
 /// The cache of handles.
 #[derive(Debug)]
 pub struct Handles {
     timeout: Duration,
+    leadership: Leadership,
     by_connection: Mutex<HashMap<KafkaConnection, Arc<Admin>>>,
 }
 
 impl Handles {
     /// An empty cache whose handles give up on a request after `timeout`.
     #[must_use]
-    pub fn new(timeout: Duration) -> Self {
-        Self { timeout, by_connection: Mutex::default() }
+    pub fn new(timeout: Duration, leadership: Leadership) -> Self {
+        Self { timeout, leadership, by_connection: Mutex::default() }
     }
 
     /// The handle for `connection`, made on first use. Making one does not connect yet.
@@ -35,6 +37,16 @@ impl Handles {
         let admin = Arc::new(Admin::new(connection, self.timeout)?);
         handles.insert(connection.clone(), Arc::clone(&admin));
         Ok(admin)
+    }
+
+    /// The handle for `connection`, for a change to be made right now: Kafka can't tell a leader from one that was, so each
+    /// change asks for its handle anew.
+    ///
+    /// # Errors
+    /// When this process does not lead, or as [`Handles::get`].
+    pub fn for_change(&self, connection: &KafkaConnection) -> Result<Arc<Admin>, Error> {
+        self.leadership.check()?;
+        self.get(connection)
     }
 
     /// Drops the handle for `connection`, so that the next look is made with a new one: librdkafka can forget its brokers

@@ -13,3 +13,5 @@ mod deletion;
 mod failures;
 mod plan_mode;
 mod rules;
+mod leadership;
+mod processes;
