@@ -11,6 +11,7 @@ use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::names;
 use crate::observe::Owned;
+use crate::owners::Owners;
 use crate::poller::Watchlist;
 
 /// What the operator was started with, as far as a reconciliation needs it.
@@ -39,6 +40,8 @@ pub struct Context {
     pub backoffs: Backoffs,
     /// Which pipelines have objects.
     pub owned: Owned,
+    /// Whose topics and groups are.
+    pub owners: Owners,
     /// What the poller compares Kafka with.
     pub watchlist: Watchlist,
     /// Whether this process may write.
@@ -67,6 +70,7 @@ impl Context {
             kafka: Handles::new(options.kafka_timeout, leadership.clone()),
             backoffs: Backoffs::default(),
             owned: Owned::default(),
+            owners: Owners::default(),
             watchlist: Watchlist::default(),
             leadership,
             metrics,

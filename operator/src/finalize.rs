@@ -1,5 +1,8 @@
 //! The end of a pipeline: its pods go first, then its topics as the policy says. Never blocks for ever.
 
+mod drain;
+mod handover;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,6 +14,7 @@ use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
+use self::handover::HandedOver;
 use crate::apply::delete_object;
 use crate::context::Context;
 use crate::crd::{OrderPipeline, TopicStatus};
@@ -21,6 +25,9 @@ use crate::plan::Finding;
 use crate::reconcile::reference;
 use crate::report::{self, Note};
 use crate::validate;
+
+/// An heir that is to take a topic is looked at again this often; its change wakes the pipeline as well.
+const HEIR_POLL: Duration = Duration::from_secs(1);
 
 /// Pods that drain are looked at again this often.
 const DRAIN_POLL: Duration = Duration::from_secs(2);
@@ -74,12 +81,26 @@ pub async fn finalize(pipeline: &OrderPipeline, context: &Context) -> Result<Act
         return Ok(Action::await_change());
     }
     let overdue = is_overdue(&pipeline.metadata, context.options.finalizer_timeout);
-    let remaining = delete_workloads(pipeline, context).await?;
+    if !overdue
+        && let Some(drain::Pending { reason, message, wait }) = drain::pending(pipeline, context).await?
+    {
+        say_deleting(pipeline, context, reason, message).await?;
+        return Ok(Action::requeue(wait));
+    }
+    let remaining = delete_workloads(pipeline, context, |_| true).await?;
     if !remaining.is_empty() && !overdue {
-        say_deleting(pipeline, context, format!("waits for {} to drain", remaining.join(", "))).await?;
+        let message = format!("waits for {} to drain", remaining.join(", "));
+        say_deleting(pipeline, context, "Deleting", message).await?;
         return Ok(Action::requeue(DRAIN_POLL));
     }
-    let mut notes: Vec<Note> = Vec::new();
+    let handed = handover::hand_over(pipeline, context).await?;
+    if let Some(message) = handed.waits_for()
+        && !overdue
+    {
+        say_deleting(pipeline, context, "HandingOver", message).await?;
+        return Ok(Action::requeue(HEIR_POLL));
+    }
+    let mut notes: Vec<Note> = handed.notes().collect();
     if !remaining.is_empty() {
         notes.push(note(
             true,
@@ -87,16 +108,19 @@ pub async fn finalize(pipeline: &OrderPipeline, context: &Context) -> Result<Act
             format!("did not go within the bound: {}", remaining.join(", ")),
         ));
     }
-    match release_topics(pipeline, context).await {
+    match release_topics(pipeline, context, &handed).await {
         Ok(more) => notes.extend(more),
         Err(error) if overdue => {
-            let names: Vec<_> = doomed(pipeline).map(|topic| topic.name).collect();
+            let names: Vec<_> = doomed(pipeline)
+                .map(|topic| topic.name)
+                .filter(|name| !handed.heirs.contains_key(name))
+                .collect();
             let message =
                 format!("left topics {} in Kafka, which could not be reached: {error}", names.join(", "));
             notes.push(note(true, "TopicsLeftBehind", message));
         }
         Err(error) => {
-            say_deleting(pipeline, context, error.to_string()).await?;
+            say_deleting(pipeline, context, "Deleting", error.to_string()).await?;
             return Err(Error::Topics(error.to_string()));
         }
     }
@@ -125,14 +149,18 @@ pub async fn unreadable(object: &InvalidObject, context: &Context) -> Action {
     Action::requeue(UNREADABLE_RETRY)
 }
 
-/// Deletes what the pipeline owns; returns what is still there, pods included.
-async fn delete_workloads(pipeline: &OrderPipeline, context: &Context) -> Result<Vec<String>, Error> {
+/// Deletes what the pipeline owns, of that what `goes`; returns what of it is still there, pods included.
+async fn delete_workloads(
+    pipeline: &OrderPipeline,
+    context: &Context,
+    goes: impl Fn(&LiveObject) -> bool,
+) -> Result<Vec<String>, Error> {
     let namespace = pipeline.namespace().unwrap_or_default();
     let uid = pipeline.uid();
     let objects = observe::objects(&context.client, &context.owned, &namespace, pipeline).await?;
     let ours = |live: &LiveObject| live.controller == uid;
     let mut remaining = Vec::new();
-    for (key, live) in objects.iter().filter(|(_, live)| ours(live)) {
+    for (key, live) in objects.iter().filter(|(_, live)| ours(live) && goes(live)) {
         if !live.deleting {
             delete(context, &namespace, key, live).await?;
         }
@@ -148,9 +176,14 @@ async fn delete(context: &Context, namespace: &str, key: &ObjectKey, live: &Live
         .map_err(|source| Error::Kubernetes { action: format!("delete {key}"), source: Box::new(source) })
 }
 
-/// Deletes the topics that are to go, and says what became of each.
-async fn release_topics(pipeline: &OrderPipeline, context: &Context) -> Result<Vec<Note>, Failure> {
-    let recorded = observe::records(pipeline);
+/// Deletes the topics that are to go, and says what became of each that is not another's.
+async fn release_topics(
+    pipeline: &OrderPipeline,
+    context: &Context,
+    handed: &HandedOver,
+) -> Result<Vec<Note>, Failure> {
+    let mut recorded = observe::records(pipeline);
+    recorded.retain(|name, _| !handed.heirs.contains_key(name));
     if !validate::deletes_topics(pipeline) {
         let names: Vec<_> = recorded.into_keys().collect();
         let kept = note(false, "TopicsRetained", format!("kept topics {}", names.join(", ")));
@@ -163,13 +196,24 @@ async fn release_topics(pipeline: &OrderPipeline, context: &Context) -> Result<V
             note(false, "TopicKept", format!("kept topic {}: it was there before the pipeline", topic.name))
         })
         .collect();
-    if doomed(pipeline).next().is_none() {
+    let doomed: Vec<_> = doomed(pipeline).filter(|topic| recorded.contains_key(&topic.name)).collect();
+    if doomed.is_empty() {
         return Ok(notes);
+    }
+    if drain::applies(pipeline) {
+        // The bound has passed, or somebody wrote after the consumers stopped.
+        let left = drain::undrained(pipeline, context, &doomed).await?;
+        if !left.is_empty() {
+            let names: Vec<_> = doomed.iter().map(|topic| topic.name.as_str()).collect();
+            let message = format!("left topics {} in Kafka: {}", names.join(", "), left.join("; "));
+            notes.push(note(true, "TopicsLeftBehind", message));
+            return Ok(notes);
+        }
     }
     let namespace = pipeline.namespace().unwrap_or_default();
     let connection =
         observe::connection(&context.client, &namespace, pipeline).await.map_err(Failure::Connection)?;
-    for topic in doomed(pipeline) {
+    for topic in doomed {
         let TopicStatus { name, id, .. } = &topic;
         let Some(id) = id else {
             notes.push(note(true, "TopicKept", format!("kept topic {name}: its id was never seen")));
@@ -202,11 +246,16 @@ fn doomed(pipeline: &OrderPipeline) -> impl Iterator<Item = TopicStatus> {
     observe::records(pipeline).into_values().filter(move |topic| deletes && topic.created_by_us)
 }
 
-async fn say_deleting(pipeline: &OrderPipeline, context: &Context, message: String) -> Result<(), Error> {
+async fn say_deleting(
+    pipeline: &OrderPipeline,
+    context: &Context,
+    reason: &str,
+    message: String,
+) -> Result<(), Error> {
     let finding = |type_, is, message| Finding {
         type_,
         status: if is { "True" } else { "False" },
-        reason: "Deleting".to_owned(),
+        reason: reason.to_owned(),
         message,
     };
     let findings = [

@@ -46,6 +46,7 @@ pub(crate) fn nothing(pipeline: &OrderPipeline) -> Observed {
         secrets: secrets(pipeline),
         objects: BTreeMap::new(),
         records: BTreeMap::new(),
+        conflicts: Vec::new(),
     }
 }
 

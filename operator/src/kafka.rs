@@ -6,10 +6,12 @@ mod values;
 mod shared;
 mod admin;
 mod handles;
+mod drain;
 
 use std::collections::BTreeMap;
 
 pub use admin::Admin;
+pub use drain::backlog;
 pub use error::{Error, Severity};
 pub use handles::Handles;
 pub use values::same;

@@ -12,6 +12,7 @@ use runtime::kafka::KafkaConnection;
 use crate::crd::{OrderPipeline, SecretKeyRef, TopicStatus};
 use crate::kafka::{Handles, ObservedTopic, Severity};
 use crate::names;
+use crate::owners::Conflict;
 
 pub use objects::{LiveObject, ObjectKey, ObjectKind, observe as objects};
 pub use owned::{Owned, Watched};
@@ -33,6 +34,8 @@ pub struct Observed {
     pub objects: BTreeMap<ObjectKey, LiveObject>,
     /// Topics as the status recorded them, by name.
     pub records: BTreeMap<String, TopicStatus>,
+    /// What the spec names and another pipeline owns.
+    pub conflicts: Vec<Conflict>,
 }
 
 impl Observed {
@@ -73,7 +76,7 @@ pub enum Error {
     },
 }
 
-/// Looks at everything the pipeline is about. Where `recent` knows the topics on a cluster, Kafka is not asked again.
+/// Looks at everything the pipeline is about, but for its owners. Where `recent` knows the topics on a cluster, Kafka is not asked again.
 ///
 /// # Errors
 /// When the API server does not answer. Kafka's absence is not an error but an observation.
@@ -96,7 +99,7 @@ pub async fn observe(
         None => observe_kafka(kafka, connection.as_ref(), &topics).await,
     };
     let secrets = secrets.into_iter().map(|(key, seen)| (key, seen.state)).collect();
-    Ok(Observed { connection: connection.ok(), kafka, secrets, objects, records })
+    Ok(Observed { connection: connection.ok(), kafka, secrets, objects, records, conflicts: Vec::new() })
 }
 
 /// Topics that the spec names, whether or not the spec is valid.

@@ -1,6 +1,7 @@
 //! Kafka has no watch: one poller looks at every pipeline's topics and wakes those whose topics changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,12 @@ pub struct PipelineRef {
     pub namespace: String,
     /// Name.
     pub name: String,
+}
+
+impl fmt::Display for PipelineRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! `operator plan`: what applying a manifest would change. Reads, asks Kafka, and writes nothing anywhere.
 
+mod conflicts;
 mod input;
 mod text;
 
@@ -139,7 +140,8 @@ pub async fn preview(
     manifest.metadata.creation_timestamp = live.as_ref().and_then(ResourceExt::creation_timestamp);
     manifest.status = live.and_then(|live| live.status);
     // Nobody watches here: every object is asked for.
-    let observed = observe(client, kafka, &Owned::default(), &manifest, |_, _| None).await?;
+    let mut observed = observe(client, kafka, &Owned::default(), &manifest, |_, _| None).await?;
+    observed.conflicts = conflicts::conflicts(client, &namespace, &manifest).await?;
     let mut preview =
         Preview { namespace, name, changes: Vec::new(), waiting: Vec::new(), problems: Vec::new() };
     if leaving {

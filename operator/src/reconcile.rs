@@ -18,6 +18,7 @@ use crate::kafka::Severity;
 use crate::leadership::NotLeading;
 use crate::metrics::Outcome;
 use crate::observe::{self, KafkaView, Observed, SECRET_MISSING, observe};
+use crate::owners;
 use crate::plan::{self, Change, Plan, Setback, plan};
 use crate::poller::PipelineRef;
 use crate::report::{self, Note};
@@ -32,6 +33,9 @@ const RESYNC: Duration = Duration::from_secs(300);
 
 /// What only a person can mend is tried again this often, in case the person mended it elsewhere.
 const SLOW_RETRY: Duration = Duration::from_secs(120);
+
+/// The lists of several namespaces come in within this; without one of them nothing is known of who owns what.
+const LISTED_WAIT: Duration = Duration::from_secs(10);
 
 /// Secrets are not watched (that would need the right to list them all); one that is missing is looked for this often.
 const SECRET_RETRY: Duration = Duration::from_secs(10);
@@ -124,6 +128,10 @@ pub fn retry(object: &DeserializeGuard<OrderPipeline>, error: &Error, context: &
 
 /// One pass over the five steps.
 async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error> {
+    let listed = tokio::time::timeout(LISTED_WAIT, context.owners.listed());
+    listed
+        .await
+        .map_err(|_| Error::Transient("waits until the pipelines of every namespace are listed".into()))?;
     // The watch may lag behind our own last status, and a topic id that is not seen would make our topic a stranger's.
     let Some(pipeline) = read(stale, context).await? else { return Ok(Action::await_change()) };
     if pipeline.metadata.deletion_timestamp.is_some() {
@@ -135,7 +143,9 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
         Mode::Apply => finalize::claim(pipeline, context).await?,
     };
 
-    let observed = look(&pipeline, context).await?;
+    let conflicts = owners::take(&mut pipeline, context).await?;
+    let mut observed = look(&pipeline, context).await?;
+    observed.conflicts = conflicts;
     let validated = match validate(&pipeline, &observed, &context.options.default_image) {
         Ok(validated) => validated,
         Err(problems) => return refuse(&pipeline, &problems, context).await,
@@ -150,6 +160,11 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
     };
     let (observed, left) = look_again(&pipeline, &validated, observed, planned, &applied, context).await?;
     report(&pipeline, &validated, &observed, &left, &applied, context).await?;
+    if validated.paused {
+        context.owners.withdraw(&pipeline);
+    } else if left.changes.is_empty() && applied.setbacks.is_empty() {
+        context.owners.settle(&pipeline);
+    }
     next(&validated, &observed, &left, &applied)
 }
 
@@ -200,6 +215,7 @@ async fn show(
     if report::write(&context.client, pipeline, &status).await? {
         context.metrics.wrote_status();
     }
+    context.owners.withdraw(pipeline);
     next(validated, observed, planned, &Applied { setbacks, ..Applied::default() })
 }
 
@@ -255,6 +271,7 @@ fn setback_note(setback: &Setback) -> Note {
 
 async fn refuse(pipeline: &OrderPipeline, problems: &[Problem], context: &Context) -> Result<Action, Error> {
     context.metrics.stalled();
+    context.owners.withdraw(pipeline);
     let verdict = plan::refused(problems, pipeline.status.as_ref());
     let status = report::status_keeping_parts(pipeline, &verdict.findings);
     if report::write(&context.client, pipeline, &status).await? {

@@ -190,21 +190,23 @@ pub fn adoption_notes(
     let created = |name: &str| {
         done.iter().any(|change| matches!(change, Change::CreateTopic { topic, .. } if topic.name == name))
     };
+    let configured = |name: &str| {
+        done.iter().any(|change| matches!(change, Change::ConfigureTopic { topic, .. } if topic == name))
+    };
     let mut notes = Vec::new();
     for (name, record) in after {
+        let how = if configured(name) { "taken and configured as declared" } else { "taken as it is" };
         let known = before.get(name);
         let (warning, reason, message) = match known.and_then(|known| known.id.as_ref()) {
             _ if created(name) => continue,
             Some(id) if record.id.as_ref() != Some(id) => (
                 true,
                 "TopicReplaced",
-                format!("topic {name} was deleted and created anew by someone else: taken as it is"),
+                format!("topic {name} was deleted and created anew by someone else: {how}"),
             ),
-            None if known.is_none() => (
-                false,
-                "TopicAdopted",
-                format!("topic {name} was there before and is as declared: taken as it is"),
-            ),
+            None if known.is_none() => {
+                (false, "TopicAdopted", format!("topic {name} was there before: {how}"))
+            }
             _ => continue,
         };
         notes.push(Note { warning, reason, action: format!("take topic {name}"), message });

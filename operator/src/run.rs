@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::channel::mpsc;
-use futures::{Stream, StreamExt, future};
+use futures::{Stream, StreamExt, TryStreamExt, future};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -194,6 +194,7 @@ impl Wiring {
         }
         health.met(ELECTION);
         await_definition(&context.client, &scopes, health, shutdown).await;
+        context.owners.expect(scopes.iter().cloned());
         let mut wakers = HashMap::new();
         let mut controllers = Vec::new();
         for scope in scopes {
@@ -201,14 +202,16 @@ impl Wiring {
             controllers.push(self.control(scope.clone(), wake_ups, concurrency));
             wakers.insert(scope, waker);
         }
-        let wake = |pipeline: PipelineRef| {
+        let wake = Arc::new(move |pipeline: PipelineRef| {
             let waker = wakers.get(&Some(pipeline.namespace.clone())).or_else(|| wakers.get(&None));
             if let Some(waker) = waker {
                 // A full queue means that the controller has enough to do; the next poll finds what is still different.
                 let _ = waker.clone().try_send(ObjectRef::new(&pipeline.name).within(&pipeline.namespace));
             }
-        };
-        let polled = poller::poll(context, interval, health, shutdown.clone(), wake);
+        });
+        let also = Arc::clone(&wake);
+        context.owners.wake_by(move |pipeline| also(pipeline));
+        let polled = poller::poll(context, interval, health, shutdown.clone(), |pipeline| wake(pipeline));
         future::join(future::join_all(controllers), polled).await;
     }
 
@@ -219,8 +222,10 @@ impl Wiring {
         let owned = watching.clone().labels(&format!("app.kubernetes.io/managed-by={}", names::MANAGER));
         let (store, writer) = reflector::store();
         // Status writes, our own above all, change neither generation nor finalizers and wake nobody.
+        let (shared, watched) = (Arc::clone(context), scope.clone());
         let pipelines = watcher(api::<Guarded>(watches, &scope), watching)
             .default_backoff()
+            .inspect_ok(move |event| shared.owners.saw(&watched, event))
             .reflect(writer)
             .applied_objects()
             .predicate_filter(

@@ -6,6 +6,7 @@
 mod unsupported;
 mod fields;
 mod topics;
+mod conflicts;
 mod workloads;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,10 @@ pub enum Reason {
     TopicRefused,
     /// The topic is not as declared, and can't be made so.
     TopicMismatch,
+    /// A topic belongs to another pipeline.
+    TopicConflict,
+    /// A consumer group belongs to another pipeline.
+    GroupConflict,
     /// Another object has the name.
     NameTaken,
 }
@@ -178,6 +183,7 @@ pub fn validate(
     let mut problems = unsupported::problems(pipeline);
     problems.extend(fields::problems(pipeline));
     let topics = topics::intents(pipeline);
+    problems.extend(conflicts::problems(pipeline, &topics, observed));
     problems.extend(topics::problems(pipeline, &topics, observed));
     problems.extend(workloads::name_problems(pipeline, observed));
     if !problems.is_empty() {
@@ -195,12 +201,12 @@ pub fn validate(
     })
 }
 
-/// The deletion policy as this version honours it: what it does not, it treats as `Retain`. A pipeline under which
-/// nothing may be changed leaves its topics behind, whatever the policy.
+/// Whether topics that the operator created may be deleted with the pipeline. One under which nothing may be changed leaves
+/// its topics behind, whatever the policy.
 #[must_use]
 pub fn deletes_topics(pipeline: &OrderPipeline) -> bool {
     let spec = &pipeline.spec;
-    spec.topic.deletion_policy == DeletionPolicy::Delete && !spec.paused && spec.mode == Mode::Apply
+    spec.topic.deletion_policy != DeletionPolicy::Retain && !spec.paused && spec.mode == Mode::Apply
 }
 
 #[cfg(test)]

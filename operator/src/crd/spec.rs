@@ -196,7 +196,7 @@ pub(super) fn topic_config(_: &mut SchemaGenerator) -> Schema {
 /// What to do with a topic that existed before the pipeline.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AdoptionPolicy {
-    /// Take it and change it (not supported yet).
+    /// Take it and give the listed configuration keys their values. Partitions and replication factor must agree.
     Adopt,
     /// Take it when partitions, replication factor and every listed configuration key agree.
     #[default]
@@ -211,7 +211,7 @@ pub enum DeletionPolicy {
     /// Keep them.
     #[default]
     Retain,
-    /// Delete them once everything is consumed (not supported yet).
+    /// Delete them once every group has consumed everything and no dead letter is left; leave them when that takes too long.
     DeleteIfDrained,
     /// Delete them.
     Delete,

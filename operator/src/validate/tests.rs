@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::Event;
 use serde_json::Value;
 
 use super::validate;
 use crate::fixtures::{self, IMAGE, example, nothing, pipeline, pipeline_with, record, topic, valid};
 use crate::kafka::NewTopic;
 use crate::observe::{KafkaView, Observed};
+use crate::owners::Owners;
 
 const GROUP: &str = "sink: {http: {url: \"http://sink/\"}}";
 
@@ -60,8 +64,9 @@ fn every_example_is_valid_and_has_no_misspelt_field() {
 
 #[test]
 fn every_problem_is_named_at_once() {
-    let all = problems("topic: {adoption: Adopt}, consumerGroups: [{name: A, sink: {}}]");
-    for part in ["spec.topic.adoption: Adopt", "[A].name", "[A].sink: must have exactly one"] {
+    let autoscaling = "{minReplicas: 1, maxReplicas: 3, targetAgeSeconds: 5, catchUpSeconds: 60}";
+    let all = problems(&format!("consumerGroups: [{{name: A, sink: {{}}, autoscaling: {autoscaling}}}]"));
+    for part in ["[A].autoscaling", "[A].name", "[A].sink: must have exactly one"] {
         assert!(all.contains(part), "{part} is not in:\n{all}");
     }
 }
@@ -122,6 +127,44 @@ fn a_topic_that_is_ours_is_not_adopted_again() {
     valid(&pipeline, &observed);
     observed.records.insert("orders".into(), record("orders", Some("id-0"), true, &[]));
     assert!(complaints(&pipeline, &observed).contains("was deleted and created anew by someone else"));
+}
+
+#[test]
+fn adopt_takes_a_topic_whatever_its_configuration_but_not_another_number_of_partitions() {
+    let pipeline = pipeline_with("topic: {adoption: Adopt, partitions: 3, config: {retention.ms: \"1000\"}}");
+    let mut observed = nothing(&pipeline);
+    with_topic(&mut observed, "orders", 3, &[("retention.ms", "2000")]);
+    valid(&pipeline, &observed);
+    with_topic(&mut observed, "orders", 4, &[]);
+    assert!(complaints(&pipeline, &observed).contains("Kafka can't remove any: set 4"));
+}
+
+#[test]
+fn what_belongs_to_another_is_named_with_its_owner_and_not_judged() {
+    let mut pipeline =
+        pipeline_with(&format!("topic: {{adoption: Refuse}}, consumerGroups: [{{name: a, {GROUP}}}]"));
+    let mut observed = nothing(&pipeline);
+    with_topic(&mut observed, "orders", 4, &[]);
+    let mut other = pipeline.clone();
+    (other.metadata.name, other.metadata.uid) = (Some("others".to_owned()), Some("0".to_owned()));
+    other.spec.topic.name = Some("orders".to_owned());
+    pipeline.metadata.creation_timestamp = Some(Time(jiff::Timestamp::from_second(1).unwrap()));
+    let owners = Owners::default();
+    for pipeline in [&pipeline, &other] {
+        owners.saw(&None, &Event::Apply(DeserializeGuard(Ok(pipeline.clone()))));
+    }
+    observed.conflicts = owners.rule(&pipeline).unwrap().conflicts;
+    let all = complaints(&pipeline, &observed);
+    assert!(
+        all.contains("spec.topic: topic orders belongs to OrderPipeline shop/others: name another"),
+        "{all}"
+    );
+    assert!(all.contains("deadLetter.topic: topic orders.a.dlt belongs to"), "{all}");
+    assert!(
+        all.contains("spec.consumerGroups[a].name: group a belongs to OrderPipeline shop/others"),
+        "{all}"
+    );
+    assert_eq!(all.lines().count(), 3, "{all}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Problem, Reason};
+use super::{Problem, Reason, conflicts};
 use crate::crd::{AdoptionPolicy, GrowthPolicy, OrderPipeline, TopicStatus};
 use crate::kafka::{self, NewTopic, ObservedTopic};
 use crate::names;
@@ -72,7 +72,8 @@ pub(super) fn problems(pipeline: &OrderPipeline, topics: &[NewTopic], observed: 
             let message = format!("topic {} is named twice in this pipeline: give each its own", topic.name);
             problems.push(Problem::new(Reason::InvalidSpec, &field, message));
         }
-        if let KafkaView::Topics(present) = &observed.kafka
+        if !conflicts::is_another_s(&topic.name, observed)
+            && let KafkaView::Topics(present) = &observed.kafka
             && let Some(present) = present.get(&topic.name)
         {
             let record = observed.records.get(&topic.name);
@@ -110,13 +111,14 @@ fn present_problems(
                 "topic {name} {was} and adoption is Refuse: name another topic, or set adoption: AdoptIfIdentical"
             ),
         )],
-        AdoptionPolicy::Adopt | AdoptionPolicy::AdoptIfIdentical => {
+        AdoptionPolicy::Adopt => mismatches(pipeline, topic, present),
+        AdoptionPolicy::AdoptIfIdentical => {
             let differences = differences(topic, present);
             if differences.is_empty() {
                 return Vec::new();
             }
             let message = format!(
-                "topic {name} {was} and differs ({}): declare it as it is, or change it in Kafka",
+                "topic {name} {was} and differs ({}): declare it as it is, change it in Kafka, or set adoption: Adopt",
                 differences.join(", ")
             );
             vec![Problem::new(Reason::TopicRefused, field, message)]
@@ -181,7 +183,7 @@ fn differences(topic: &NewTopic, present: &ObservedTopic) -> Vec<String> {
     differences
 }
 
-fn field(pipeline: &OrderPipeline, index: usize) -> String {
+pub(super) fn field(pipeline: &OrderPipeline, index: usize) -> String {
     match index.checked_sub(1).and_then(|group| pipeline.spec.consumer_groups.get(group)) {
         None => "spec.topic".to_owned(),
         Some(group) => format!("spec.consumerGroups[{}].deadLetter.topic", group.name),

@@ -1,7 +1,7 @@
 //! Values that the resource has and this version does not honour: refused, never ignored.
 
 use super::{Problem, Reason};
-use crate::crd::{AdoptionPolicy, DeletionPolicy, OrderPipeline};
+use crate::crd::OrderPipeline;
 
 pub(super) fn problems(pipeline: &OrderPipeline) -> Vec<Problem> {
     let spec = &pipeline.spec;
@@ -11,16 +11,6 @@ pub(super) fn problems(pipeline: &OrderPipeline) -> Vec<Problem> {
             problems.push(Problem::new(Reason::NotSupported, field, message));
         }
     };
-    refuse(
-        spec.topic.adoption == AdoptionPolicy::Adopt,
-        "spec.topic.adoption".into(),
-        "Adopt is not supported yet: use AdoptIfIdentical, or Refuse",
-    );
-    refuse(
-        spec.topic.deletion_policy == DeletionPolicy::DeleteIfDrained,
-        "spec.topic.deletionPolicy".into(),
-        "DeleteIfDrained is not supported yet: use Retain, or Delete",
-    );
     let autoscaling = "autoscaling is not supported yet: set replicas instead";
     let service = spec.order_service.as_ref();
     refuse(

@@ -66,6 +66,45 @@ async fn refuse_takes_no_topic_but_one_it_created() {
 }
 
 #[tokio::test]
+async fn adopt_takes_a_topic_and_configures_it_but_never_deletes_it() {
+    scenario(AMPLE, async |world| {
+        let name = world.topic("orders");
+        world.foreign_topic(&name, 2, &[("retention.ms", "1000"), ("segment.ms", "70000")]).await;
+        let id = world.described(&name).await.unwrap().id;
+        let config = json!({"retention.ms": "2000"});
+        let spec = json!({"topic": {"adoption": "Adopt", "deletionPolicy": "Delete", "config": config}});
+        world.apply("orders", &spec).await;
+        let pipeline = world.converge("orders").await;
+        assert!(!pipeline.status.unwrap().topic.unwrap().created_by_us);
+        let topic = world.described(&name).await.unwrap();
+        assert_eq!(topic.config["retention.ms"], "2000");
+        assert_eq!(topic.config["segment.ms"], "70000", "what is not declared stays as it is");
+        let events = world.events().await;
+        assert!(events["TopicAdopted"].contains("configured as declared"), "{events:?}");
+        world.delete("orders").await;
+        assert_eq!(world.described(&name).await.unwrap().id, id);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn adopt_takes_no_topic_with_another_number_of_partitions() {
+    scenario(AMPLE, async |world| {
+        let name = world.topic("orders");
+        world.foreign_topic(&name, 3, &[]).await;
+        let before = world.described(&name).await;
+        world
+            .apply("orders", &json!({"topic": {"adoption": "Adopt", "config": {"retention.ms": "2000"}}}))
+            .await;
+        let pipeline = world.until("orders", "Stalled", "True").await;
+        assert_eq!(condition(&pipeline, "Ready").1, "TopicMismatch");
+        assert_eq!(world.described(&name).await, before);
+        world.writes_nothing("orders").await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_foreign_topic_is_never_deleted() {
     scenario(AMPLE, async |world| {
         let name = world.topic("orders");

@@ -52,7 +52,10 @@ async fn preview_of(world: &World, spec: &Value) -> Preview {
     let manifest = serde_json::from_value(world.manifest("orders", spec)).unwrap();
     let image = &world.context.options.default_image;
     let writes = world.writes();
-    let shown = preview(&world.context.client, &Handles::new(KAFKA_TIMEOUT, Leadership::standby()), manifest, image).await.unwrap();
+    let shown =
+        preview(&world.context.client, &Handles::new(KAFKA_TIMEOUT, Leadership::standby()), manifest, image)
+            .await
+            .unwrap();
     assert_eq!(world.writes(), writes, "a preview writes nothing");
     shown
 }

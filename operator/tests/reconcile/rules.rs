@@ -106,6 +106,7 @@ fn complaints(pipeline: &OrderPipeline) -> String {
         secrets: BTreeMap::new(),
         objects: BTreeMap::new(),
         records: BTreeMap::new(),
+        conflicts: Vec::new(),
     };
     match validate(pipeline, &nothing, "image") {
         Ok(_) => String::new(),

@@ -15,6 +15,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::wait::{await_condition, conditions};
+use kube::runtime::watcher::Event;
 use kube::{Api, Client, Config, ResourceExt};
 use operator::context::{Context, Options};
 use operator::crd::{self, OrderPipeline};
@@ -33,7 +34,7 @@ const CONTEXT: &str = "kind-orderflow";
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(200);
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a comparison is made anew when other controllers wrote meanwhile.
 const QUIET_ATTEMPTS: usize = 10;
@@ -67,7 +68,7 @@ pub(crate) fn kafka() -> String {
     std::env::var("TEST_KAFKA_HOST").unwrap_or_else(|_| "127.0.0.1:9094".to_owned())
 }
 
-fn connection() -> KafkaConnection {
+pub(crate) fn connection() -> KafkaConnection {
     KafkaConnection { bootstrap_servers: kafka(), tls: None, sasl: None }
 }
 
@@ -158,8 +159,23 @@ impl World {
 
     /// One reconciliation, as the controller would start it.
     pub(crate) async fn reconcile(&self, name: &str) -> Result<Action, reconcile::Error> {
-        let pipeline = self.get(name).await;
+        self.pass(self.get(name).await).await
+    }
+
+    async fn pass(&self, pipeline: OrderPipeline) -> Result<Action, reconcile::Error> {
+        self.show().await;
         reconcile(Arc::new(DeserializeGuard(Ok(pipeline))), Arc::clone(&self.context)).await
+    }
+
+    /// Shows the operator what its watch would have shown by now. Other scenarios have groups of the same names: each operator
+    /// watches its own namespace.
+    async fn show(&self) {
+        let scope = Some(self.namespace.clone());
+        let listed = self.pipelines().list(&ListParams::default()).await.unwrap();
+        let objects = listed.items.into_iter().map(|object| Event::InitApply(DeserializeGuard(Ok(object))));
+        for event in [Event::Init].into_iter().chain(objects).chain([Event::InitDone]) {
+            self.context.owners.saw(&scope, &event);
+        }
     }
 
     /// Reconciles until the condition is as wanted.
@@ -308,10 +324,14 @@ impl World {
     /// Deletes the pipeline and reconciles until it is gone.
     pub(crate) async fn delete(&self, name: &str) {
         self.pipelines().delete(name, &DeleteParams::default()).await.unwrap();
+        self.gone(name).await;
+    }
+
+    /// Reconciles a pipeline that is being deleted until it is gone.
+    pub(crate) async fn gone(&self, name: &str) {
         let deadline = Instant::now() + DEADLINE;
         while let Some(pipeline) = self.pipelines().get_opt(name).await.unwrap() {
-            let object = Arc::new(DeserializeGuard(Ok(pipeline)));
-            let result = reconcile(object, Arc::clone(&self.context)).await;
+            let result = self.pass(pipeline).await;
             assert!(Instant::now() < deadline, "{name} does not go: {result:?}");
             tokio::time::sleep(PAUSE).await;
         }

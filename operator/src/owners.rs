@@ -1,0 +1,156 @@
+//! Who owns a topic or a consumer group that several pipelines name: exactly one of them.
+//!
+//! Whoever holds it keeps it: the status records what a pipeline holds, so a restart changes nothing. Of those that hold
+//! nothing yet, the oldest gets it, and of those made in the same second the one with the least uid. Neither the order of
+//! events nor that of passes matters.
+
+mod index;
+mod take;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::crd::{OrderPipeline, TopicStatus};
+use crate::observe;
+use crate::poller::PipelineRef;
+
+pub use index::{Owners, Ruling};
+pub(crate) use take::handed_over;
+pub use take::take;
+
+/// What only one pipeline may have.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Claim {
+    cluster: Arc<str>,
+    /// Topic or group.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+}
+
+/// Kinds of [`Claim`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A main or a dead-letter topic: one may not be the other's.
+    Topic,
+    /// The id of a consumer group.
+    Group,
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Topic => "topic",
+            Kind::Group => "group",
+        };
+        write!(f, "{kind} {}", self.name)
+    }
+}
+
+/// A claim of a pipeline that belongs to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// What is claimed.
+    pub claim: Claim,
+    /// Whose it is.
+    pub owner: PipelineRef,
+}
+
+/// A pipeline, as far as ownership is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimant {
+    /// Namespace and name.
+    pub pipeline: PipelineRef,
+    /// Uid.
+    pub uid: String,
+    created: Option<Timestamp>,
+    leaving: bool,
+    /// Whether it was last refused for what belongs to another.
+    refused: bool,
+    /// What the spec names.
+    named: BTreeSet<Claim>,
+    /// Topics that its status records, whether or not the spec still names them.
+    topics: BTreeMap<Claim, TopicStatus>,
+    /// Groups whose pods its status reports.
+    groups: BTreeSet<Claim>,
+}
+
+impl Claimant {
+    /// What `pipeline` claims and holds.
+    #[must_use]
+    pub fn of(pipeline: &OrderPipeline) -> Self {
+        let cluster = cluster(&pipeline.spec.kafka.bootstrap_servers);
+        let claim = |kind, name: &str| Claim { cluster: Arc::clone(&cluster), kind, name: name.to_owned() };
+        let topics = observe::topic_names(pipeline);
+        let groups = pipeline.spec.consumer_groups.iter().map(|group| claim(Kind::Group, &group.name));
+        let status = pipeline.status.as_ref();
+        let refused = status.is_some_and(|status| {
+            let reasons = ["TopicConflict", "GroupConflict"];
+            status.conditions.iter().any(|condition| reasons.contains(&condition.reason.as_str()))
+        });
+        let reported = status.iter().flat_map(|status| &status.consumer_groups);
+        Self {
+            pipeline: PipelineRef {
+                namespace: pipeline.namespace().unwrap_or_default(),
+                name: pipeline.name_any(),
+            },
+            uid: pipeline.uid().unwrap_or_default(),
+            created: pipeline.creation_timestamp().map(|time| time.0),
+            leaving: pipeline.metadata.deletion_timestamp.is_some(),
+            refused,
+            named: topics.iter().map(|topic| claim(Kind::Topic, topic)).chain(groups).collect(),
+            topics: observe::records(pipeline)
+                .into_iter()
+                .map(|(name, record)| (claim(Kind::Topic, &name), record))
+                .collect(),
+            groups: reported.map(|group| claim(Kind::Group, &group.name)).collect(),
+        }
+    }
+
+    /// Everything about which another pipeline may have to know.
+    fn all(&self) -> BTreeSet<Claim> {
+        self.named.iter().chain(self.topics.keys()).chain(&self.groups).cloned().collect()
+    }
+
+    fn records(&self, claim: &Claim) -> bool {
+        self.topics.contains_key(claim) || self.groups.contains(claim)
+    }
+
+    /// Whether it is to be considered for `claim`. A group stays its pipeline's until its pods are gone, a topic only as long as
+    /// the spec names it. Whoever is leaving takes nothing new.
+    fn wants(&self, claim: &Claim) -> bool {
+        (self.named.contains(claim) || self.groups.contains(claim)) && (!self.leaving || self.records(claim))
+    }
+
+    /// The least of those who want `claim` owns it.
+    fn rank(&self, claim: &Claim) -> impl Ord + use<> {
+        let recorded = self.records(claim);
+        // Both may have recorded it: one of them on another cluster before its spec named this one. It was refused since.
+        let displaced = recorded && self.refused;
+        (Reverse(recorded), displaced, self.created, self.uid.clone())
+    }
+}
+
+/// Who of `claimants` owns `claim`, as far as specs and statuses tell. The order of `claimants` does not matter.
+#[must_use]
+pub fn owner<'a>(claim: &Claim, claimants: impl IntoIterator<Item = &'a Claimant>) -> Option<&'a Claimant> {
+    claimants.into_iter().filter(|claimant| claimant.wants(claim)).min_by_key(|claimant| claimant.rank(claim))
+}
+
+/// The addresses of a cluster as a set. The same cluster under other names can't be told.
+fn cluster(bootstrap_servers: &str) -> Arc<str> {
+    let addresses: BTreeSet<String> = bootstrap_servers
+        .split(',')
+        .map(|address| address.trim().to_ascii_lowercase())
+        .filter(|address| !address.is_empty())
+        .collect();
+    addresses.into_iter().collect::<Vec<_>>().join(",").into()
+}
+
+#[cfg(test)]
+mod tests;
