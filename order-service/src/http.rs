@@ -12,6 +12,7 @@ pub mod confirm_order;
 pub mod cancel_order;
 pub mod openapi;
 pub mod guard;
+pub mod serve;
 
 use std::sync::Arc;
 

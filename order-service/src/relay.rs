@@ -190,8 +190,9 @@ impl Relay {
             return self.try_refused(state, publisher, partitions).await;
         }
         self.read(state, stopping);
-        let State { in_flight, trial, .. } = state;
-        while publisher.publish(partitions, in_flight, trial)? == Sent::Some {
+        let State { leases, in_flight, trial, .. } = state;
+        // What is in hand waits once the leases may be over: others may lead by then, and would send it too.
+        while leases.are_known() && publisher.publish(partitions, in_flight, trial)? == Sent::Some {
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -288,12 +289,12 @@ impl Relay {
     /// Goes on telling refused events apart, once what is with the producer has come back.
     async fn try_refused(
         &self,
-        State { trial, in_flight, parked, pace, .. }: &mut State,
+        State { leases, trial, in_flight, parked, pace, .. }: &mut State,
         publisher: &Publisher,
         partitions: i32,
     ) -> Result<(), RelayError> {
-        if !in_flight.awaits_broker() {
-            park::step(&self.pool, publisher, partitions, (trial, in_flight, parked)).await?;
+        if leases.are_known() && !in_flight.awaits_broker() {
+            park::step(&self.pool, publisher, partitions, leases, (trial, in_flight, parked)).await?;
             pace.announce();
         }
         Ok(())

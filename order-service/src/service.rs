@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::catalogue;
 use crate::config::{Config, DatabaseConfig, HttpConfig, ListenConfig};
-use crate::http::{self, Api};
+use crate::http::{self, Api, serve};
 use crate::metrics::{ApiMetrics, RelayMetrics, WriterMetrics};
 use crate::monitor;
 use crate::relay::Relay;
@@ -143,9 +143,9 @@ impl Parts {
             (shutdown_grace * 2 / 5, shutdown_grace / 10, shutdown_grace * 2 / 5);
         let (writer_stop, relay_stop) = (CancellationToken::new(), CancellationToken::new());
         let serving = async {
-            let served = serve_requests(api, &http, listener, &shutdown, requests_within).await;
+            serve_requests(api, &http, listener, &shutdown, requests_within).await;
             writer_stop.cancel();
-            served
+            anyhow::Ok(())
         };
         let writing = async {
             let written = tokio::select! {
@@ -184,14 +184,11 @@ async fn serve_requests(
     listener: TcpListener,
     shutdown: &CancellationToken,
     drain: Duration,
-) -> anyhow::Result<()> {
-    let server = axum::serve(listener, http::router(api, config))
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+) {
     tokio::select! {
-        served = server => served.context("failed to serve the public port"),
+        () = serve::serve(listener, http::router(api, config), serve::LIMITS, shutdown) => {}
         () = out_of_time(shutdown, drain) => {
             tracing::warn!(?drain, "connections were still open at the end of their time to drain");
-            Ok(())
         }
     }
 }

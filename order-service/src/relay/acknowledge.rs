@@ -1,9 +1,12 @@
 //! Takes in what the broker acknowledged, and deletes it from the outbox: only then, and never anything else.
 
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use fail::fail_point;
-use sqlx::PgPool;
+use futures::FutureExt;
+use sqlx::{Error, PgPool};
 
 use super::error::RelayError;
 use super::in_flight::{InFlight, RowId};
@@ -53,8 +56,32 @@ pub(super) async fn delete(pool: PgPool, rows: Vec<RowId>) -> (Vec<RowId>, Resul
          where outbox.shard = done.shard and outbox.id = done.id",
     );
     let statement = statement.bind(shards).bind(ids);
-    fail_point!("relay::before_delete");
-    let deleted = bounded("delete published events", statement.execute(&pool)).await;
-    fail_point!("relay::after_delete");
-    (rows, deleted.map(drop))
+    let deleting = async {
+        fail_point!("relay::before_delete");
+        let deleted = bounded("delete published events", statement.execute(&pool)).await;
+        fail_point!("relay::after_delete");
+        deleted.map(drop)
+    };
+    (rows, failed_if_panicked(deleting).await)
+}
+
+/// Turns a panic into a failure, after which the rows are deleted again like after any other. Lost with their task, they would
+/// stay in hand as acknowledged, and in the outbox, until another leads their shard.
+async fn failed_if_panicked(
+    deleting: impl Future<Output = Result<(), DatabaseError>>,
+) -> Result<(), DatabaseError> {
+    let ended = AssertUnwindSafe(deleting).catch_unwind().await;
+    ended.unwrap_or_else(|_panic| Err(DatabaseError::during("delete published events")(Error::WorkerCrashed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_delete_that_panics_has_failed() {
+        let ended = failed_if_panicked(async { panic!("a defect") }).await;
+        assert!(ended.is_err_and(|error| error.is_unavailable()));
+        assert!(failed_if_panicked(async { Ok(()) }).await.is_ok());
+    }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use crate::store::DatabaseError;
 use crate::store::error::bounded;
@@ -36,6 +36,12 @@ impl Leases {
         let now = Instant::now();
         let (held, surplus) = (BTreeSet::new(), BTreeSet::new());
         Self { owner, ttl, held, surplus, valid_until: now, next_renewal: now }
+    }
+
+    /// How long a lease lasts without renewal.
+    #[must_use]
+    pub fn ttl(&self) -> Duration {
+        self.ttl
     }
 
     /// True while it is known which shards are led.
@@ -70,24 +76,28 @@ impl Leases {
     ///
     /// # Errors
     /// When the database fails; leases then run out by themselves.
-    pub async fn keep(&mut self, pool: &PgPool, busy: impl Fn(i16) -> bool) -> Result<(), DatabaseError> {
+    pub async fn keep(
+        &mut self,
+        connection: &mut PgConnection,
+        busy: impl Fn(i16) -> bool,
+    ) -> Result<(), DatabaseError> {
         // Before asking: the lease on the database's clock starts later, so ours ends first.
         let asked = Instant::now();
         if asked < self.next_renewal {
             return Ok(());
         }
-        let members = self.announce(pool).await?;
+        let members = self.announce(connection).await?;
         let before = std::mem::take(&mut self.held);
-        self.held = self.renew(pool).await?;
+        self.held = self.renew(connection).await?;
         let share = fair_share(&members, &self.owner);
 
         self.surplus = surplus(&self.held, share);
         let idle: Vec<i16> = self.surplus.iter().copied().filter(|shard| !busy(*shard)).collect();
         if !idle.is_empty() {
-            self.release(pool, &idle).await?;
+            self.release(connection, &idle).await?;
         }
         if self.held.len() < share {
-            let taken = self.take(pool, share - self.held.len()).await?;
+            let taken = self.take(connection, share - self.held.len()).await?;
             self.held.extend(taken);
         }
         if self.held != before {
@@ -115,7 +125,7 @@ impl Leases {
         Ok(())
     }
 
-    async fn announce(&self, pool: &PgPool) -> Result<Vec<String>, DatabaseError> {
+    async fn announce(&self, connection: &mut PgConnection) -> Result<Vec<String>, DatabaseError> {
         bounded("announce this replica", async {
             sqlx::query(
                 "insert into relay_members (owner, expires_at)
@@ -124,37 +134,39 @@ impl Leases {
             )
             .bind(&self.owner)
             .bind(self.ttl.as_secs_f64())
-            .execute(pool)
+            .execute(&mut *connection)
             .await?;
             sqlx::query(
                 "delete from relay_members where expires_at < clock_timestamp() - make_interval(secs => $1)",
             )
             .bind(MEMBER_RETENTION_SECONDS)
-            .execute(pool)
+            .execute(&mut *connection)
             .await?;
             sqlx::query_scalar("select owner from relay_members where expires_at > clock_timestamp()")
-                .fetch_all(pool)
+                .fetch_all(&mut *connection)
                 .await
         })
         .await
     }
 
-    async fn renew(&self, pool: &PgPool) -> Result<BTreeSet<i16>, DatabaseError> {
+    async fn renew(&self, connection: &mut PgConnection) -> Result<BTreeSet<i16>, DatabaseError> {
         let statement = sqlx::query_scalar(
             "update relay_leases set expires_at = clock_timestamp() + make_interval(secs => $2)
              where owner = $1 returning shard",
         );
-        let shards: Vec<i16> =
-            bounded("renew leases", statement.bind(&self.owner).bind(self.ttl.as_secs_f64()).fetch_all(pool))
-                .await?;
+        let shards: Vec<i16> = bounded(
+            "renew leases",
+            statement.bind(&self.owner).bind(self.ttl.as_secs_f64()).fetch_all(connection),
+        )
+        .await?;
         Ok(shards.into_iter().collect())
     }
 
-    async fn release(&mut self, pool: &PgPool, shards: &[i16]) -> Result<(), DatabaseError> {
+    async fn release(&mut self, connection: &mut PgConnection, shards: &[i16]) -> Result<(), DatabaseError> {
         let statement = sqlx::query(
             "update relay_leases set owner = null, expires_at = null where owner = $1 and shard = any($2)",
         );
-        bounded("let shards go", statement.bind(&self.owner).bind(shards).execute(pool)).await?;
+        bounded("let shards go", statement.bind(&self.owner).bind(shards).execute(connection)).await?;
         for shard in shards {
             self.held.remove(shard);
             self.surplus.remove(shard);
@@ -162,7 +174,7 @@ impl Leases {
         Ok(())
     }
 
-    async fn take(&self, pool: &PgPool, count: usize) -> Result<Vec<i16>, DatabaseError> {
+    async fn take(&self, connection: &mut PgConnection, count: usize) -> Result<Vec<i16>, DatabaseError> {
         let statement = sqlx::query_scalar(
             "update relay_leases set owner = $1, expires_at = clock_timestamp() + make_interval(secs => $2)
              where shard in (select shard from relay_leases where owner is null or expires_at < clock_timestamp()
@@ -172,7 +184,7 @@ impl Leases {
         .bind(&self.owner)
         .bind(self.ttl.as_secs_f64())
         .bind(i64::try_from(count).unwrap_or(i64::MAX));
-        bounded("take shards", statement.fetch_all(pool)).await
+        bounded("take shards", statement.fetch_all(connection)).await
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use sqlx::PgPool;
 use sqlx::types::Uuid;
+use sqlx::{PgConnection, PgPool};
 
 use super::error::RelayError;
 use super::in_flight::{InFlight, RowId};
+use super::lease::Leases;
 use super::publish::Publisher;
 use super::read;
 use super::trial::{Next, Trial};
@@ -90,6 +91,7 @@ pub(super) async fn step(
     pool: &PgPool,
     publisher: &Publisher,
     partitions: i32,
+    leases: &Leases,
     (trial, in_flight, parked): (&mut Trial, &mut InFlight, &mut Parked),
 ) -> Result<(), RelayError> {
     loop {
@@ -111,6 +113,11 @@ pub(super) async fn step(
                 for gone in rows.iter().filter(|row| !found.iter().any(|found| found.row == **row)) {
                     in_flight.forget(*gone);
                 }
+                if !leases.are_known() {
+                    // They ended over the read, and others may lead by now.
+                    trial.again(rows);
+                    return Ok(());
+                }
                 if !found.is_empty() {
                     let handed_over = publisher.retry(found, partitions, in_flight, trial);
                     // The rest of them is refused still, and must be in a group to be tried ever again.
@@ -127,7 +134,7 @@ pub(super) async fn step(
 ///
 /// # Errors
 /// When the database fails.
-pub(super) async fn load(pool: &PgPool, shards: &[i16]) -> Result<Parked, DatabaseError> {
+pub(super) async fn load(connection: &mut PgConnection, shards: &[i16]) -> Result<Parked, DatabaseError> {
     let statement = sqlx::query_as(
         "select parked.order_id, parked.shard, parked.outbox_id
          from unnest($1::smallint[]) as led (shard)
@@ -138,7 +145,7 @@ pub(super) async fn load(pool: &PgPool, shards: &[i16]) -> Result<Parked, Databa
     )
     .bind(shards)
     .bind(i64::try_from(PARKED_PER_SHARD + 1).unwrap_or(i64::MAX));
-    let found: Vec<(Uuid, i16, i64)> = bounded("read parked orders", statement.fetch_all(pool)).await?;
+    let found: Vec<(Uuid, i16, i64)> = bounded("read parked orders", statement.fetch_all(connection)).await?;
     let orders: HashMap<Uuid, RowId> =
         found.into_iter().map(|(order_id, shard, id)| (order_id, RowId { shard, id })).collect();
     let stopped = crowded_shards(orders.values());

@@ -1,13 +1,21 @@
 //! What the relay looks after beside its work: its leases, who is parked, and which ids are settled.
 
+use std::io;
+
 use fail::fail_point;
-use sqlx::PgPool;
+use sqlx::{Error, PgConnection, PgPool};
 
 use super::floor::Sample;
 use super::lease::Leases;
 use super::park::{self, Parked};
 use crate::store::DatabaseError;
 use crate::store::error::bounded;
+
+/// How many upkeeps fit into a lease, which bounds each in all, however many statements it takes. One that gets nowhere began
+/// a third into the lease at the latest, when a renewal is due, and ends while there is time for another attempt.
+const UPKEEPS_PER_LEASE: u32 = 2;
+/// What is being done.
+const STEP: &str = "look after the shards led";
 
 /// What to look after.
 #[derive(Debug)]
@@ -33,24 +41,32 @@ pub(super) struct Upkeep {
     pub(super) sample: Option<Sample>,
 }
 
-/// Renews leases when that is due, looks who is parked in the shards then led, and takes a sample for the floors.
+/// Renews leases when that is due, looks who is parked in the shards then led, and takes a sample for the floors: on one
+/// connection, and in good time before a lease that it renews can be over.
 pub(super) async fn upkeep(pool: PgPool, request: Request) -> Result<Upkeep, DatabaseError> {
+    let longest = request.leases.ttl() / UPKEEPS_PER_LEASE;
+    let kept = tokio::time::timeout(longest, keep(&pool, request)).await;
+    kept.unwrap_or_else(|_| Err(DatabaseError::during(STEP)(Error::Io(io::ErrorKind::TimedOut.into()))))
+}
+
+async fn keep(pool: &PgPool, request: Request) -> Result<Upkeep, DatabaseError> {
     let Request { mut leases, busy, as_of } = request;
-    leases.keep(&pool, |shard| busy.contains(&shard)).await?;
+    let mut connection = pool.acquire().await.map_err(DatabaseError::during(STEP))?;
+    leases.keep(&mut connection, |shard| busy.contains(&shard)).await?;
     fail_point!("relay::after_lease");
-    let parked = park::load(&pool, &leases.held()).await?;
-    let sample = sample(&pool).await?;
+    let parked = park::load(&mut connection, &leases.held()).await?;
+    let sample = sample(&mut connection).await?;
     Ok(Upkeep { leases, parked, as_of, sample })
 }
 
 /// Takes a transaction id, four times a second: a snapshot alone does not say which ids were given out.
-async fn sample(pool: &PgPool) -> Result<Option<Sample>, DatabaseError> {
+async fn sample(connection: &mut PgConnection) -> Result<Option<Sample>, DatabaseError> {
     let statement = sqlx::query_as(
         "select case when is_called then last_value else last_value - 1 end,
                 pg_current_xact_id()::text::bigint, pg_snapshot_xmin(pg_current_snapshot())::text::bigint
          from outbox_id_seq",
     );
-    match bounded("look at the sequence", statement.fetch_one(pool)).await {
+    match bounded("look at the sequence", statement.fetch_one(connection)).await {
         Ok((last_id, next_xid, oldest_xid)) => Ok(Some(Sample { last_id, next_xid, oldest_xid })),
         // A server that speaks PostgreSQL's protocol but has no such functions: reads begin at the head there.
         Err(error) if error.is_unsupported() => Ok(None),

@@ -112,6 +112,10 @@ async fn submit(shop: &Instance, body: &Value, key: Option<&str>) -> Answer {
     answer(request.send().await.unwrap()).await
 }
 
+async fn change(shop: &Instance, id: &str, verb: &str) -> Answer {
+    answer(shop.post(&format!("/orders/{id}/{verb}")).send().await.unwrap()).await
+}
+
 async fn answer(response: reqwest::Response) -> Answer {
     let status = response.status();
     let replayed = response.headers().contains_key("idempotent-replayed");
@@ -156,7 +160,7 @@ async fn one_after_another(bench: &Bench, mode: WriterMode, seed: u64) -> (Vec<A
             Step::Order { body, key } => submit(&shop, &body, key.as_deref()).await,
             Step::Change { verb, order } => {
                 let Some((.., Some(id))) = answers.get(order) else { continue };
-                answer(shop.post(&format!("/orders/{id}/{verb}")).send().await.unwrap()).await
+                change(&shop, id, verb).await
             }
         };
         answers.push(next);
@@ -191,19 +195,19 @@ async fn one_after_another_both_modes_give_the_same_answers_and_store_the_same()
     }
 }
 
-/// What a customer sent and got.
-type Dealt = (Value, Option<String>, Answer);
+/// What a customer sent and got, and each change of the order with what was answered to it.
+type Dealt = (Value, Option<String>, Answer, Vec<(&'static str, Answer)>);
 
 /// Runs the script at once; an order is changed by whoever placed it, soon after.
 async fn all_at_once(shop: &Instance, steps: &[Step], random: &mut StdRng) -> Vec<Dealt> {
-    let verbs: Vec<Option<&str>> = steps
+    let verbs: Vec<Option<&'static str>> = steps
         .iter()
         .map(|step| match step {
             Step::Change { verb, .. } => Some(*verb),
             Step::Order { .. } => None,
         })
         .collect();
-    let orders: Vec<(Value, Option<String>, Vec<&str>)> = steps
+    let orders: Vec<(Value, Option<String>, Vec<&'static str>)> = steps
         .iter()
         .filter_map(|step| match step {
             Step::Order { body, key } => {
@@ -216,11 +220,14 @@ async fn all_at_once(shop: &Instance, steps: &[Step], random: &mut StdRng) -> Ve
     stream::iter(orders)
         .map(async |(body, key, changes)| {
             let got = submit(shop, &body, key.as_deref()).await;
+            let mut changed = Vec::new();
             if let (StatusCode::CREATED, _, Some(id)) = &got {
                 // At once with each other, too.
-                join_all(changes.iter().map(|verb| shop.post(&format!("/orders/{id}/{verb}")).send())).await;
+                let changing =
+                    changes.iter().map(|verb| async move { (*verb, change(shop, id, verb).await) });
+                changed = join_all(changing).await;
             }
-            (body, key, got)
+            (body, key, got, changed)
         })
         .buffer_unordered(CUSTOMERS)
         .collect()
@@ -262,7 +269,7 @@ async fn assert_balanced(bench: &Bench, before: &BTreeMap<String, i64>, dealt: &
 
     let mut by_key: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let mut accepted = BTreeSet::new();
-    for (_, key, (status, _, id)) in dealt {
+    for (_, key, (status, _, id), _) in dealt {
         assert!(!status.is_server_error(), "{status}, SEED={seed}");
         if let Some(id) = id {
             accepted.insert(id.as_str());
@@ -274,6 +281,66 @@ async fn assert_balanced(bench: &Bench, before: &BTreeMap<String, i64>, dealt: &
     assert!(by_key.values().all(|orders| orders.len() == 1), "{by_key:?}, SEED={seed}");
     let orders = bench.number("select count(*) from orders").await;
     assert_eq!(orders, i64::try_from(accepted.len()).unwrap(), "SEED={seed}");
+}
+
+/// The reference for changes: what is answered to `verb` for an order that stands as in `order`.
+fn changed_alone(order: &Value, verb: &str) -> (StatusCode, Value) {
+    let from = order["status"].as_str().unwrap();
+    let (to, allowed) = match verb {
+        "confirm" => ("CONFIRMED", from == "PENDING"),
+        _ => ("CANCELLED", from != "CANCELLED"),
+    };
+    if !allowed {
+        let problem = json!({
+            "type": "urn:orderflow:problem:status-conflict",
+            "title": "The order's status does not allow this",
+            "status": 409,
+            "detail": format!("an order that is {from} can't be {to}"),
+            "replayed": false,
+        });
+        return (StatusCode::CONFLICT, problem);
+    }
+    let mut changed = order.clone();
+    changed["status"] = to.into();
+    changed["version"] = (order["version"].as_i64().unwrap() + 1).into();
+    (StatusCode::OK, changed)
+}
+
+/// Of every order, the changes were answered as if they had come one after another: those that were made by their versions,
+/// each of the others at a point where it is refused so. What the last of them answered is what is stored.
+async fn assert_changed_in_turn(bench: &Bench, dealt: &[Dealt], seed: u64) {
+    let mut orders: BTreeMap<&str, (Value, Vec<&(&str, Answer)>)> = BTreeMap::new();
+    for (_, _, (_, placed, id), changes) in dealt {
+        let Some(id) = id else { continue };
+        // Whoever repeats an order gets what its first request got, and changes the same one.
+        let mut placed = placed.clone();
+        placed["replayed"] = false.into();
+        orders.entry(id).or_insert_with(|| (placed, Vec::new())).1.extend(changes);
+    }
+    let stored: Vec<(String, String, i64)> =
+        sqlx::query_as("select id::text, status, version from orders").fetch_all(&bench.pool).await.unwrap();
+    for (id, status, version) in stored {
+        let (placed, changes) = &orders[id.as_str()];
+        let (mut made, refused): (Vec<_>, Vec<_>) =
+            changes.iter().partition(|(_, (status, ..))| *status == StatusCode::OK);
+        made.sort_by_key(|(_, (_, body, _))| body["version"].as_i64());
+        let mut stood = vec![placed.clone()];
+        for (verb, (_, body, _)) in made {
+            let (expected, changed) = changed_alone(stood.last().unwrap(), verb);
+            assert_eq!((expected, &changed), (StatusCode::OK, body), "{verb} {id}, SEED={seed}");
+            stood.push(changed);
+        }
+        for (verb, (status, body, _)) in refused {
+            let fits = stood.iter().any(|order| changed_alone(order, verb) == (*status, body.clone()));
+            assert!(fits, "{verb} {id}: {status} {body}, which stood as {stood:?}, SEED={seed}");
+        }
+        let last = stood.last().unwrap();
+        assert_eq!(
+            (&last["status"], &last["version"]),
+            (&status.into(), &version.into()),
+            "{id}, SEED={seed}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,6 +358,7 @@ async fn whatever_happens_at_once_stock_coupons_orders_and_events_balance() {
             let dealt = all_at_once(&shop, &steps, &mut random).await;
             let before = products.iter().map(|(id, _, stock)| ((*id).to_owned(), *stock)).collect();
             assert_balanced(bench, &before, &dealt, seed).await;
+            assert_changed_in_turn(bench, &dealt, seed).await;
             shop.stop().await;
         })
         .await;
@@ -309,7 +377,7 @@ async fn nobody_is_refused_what_is_still_there_at_the_end() {
             let dealt = all_at_once(&shop, &steps, &mut random).await;
             let before = products.iter().map(|(id, _, stock)| ((*id).to_owned(), *stock)).collect();
             assert_balanced(bench, &before, &dealt, seed).await;
-            for (body, _, (status, got, _)) in &dealt {
+            for (body, _, (status, got, _), _) in &dealt {
                 let kind = got["type"].as_str().unwrap_or_default();
                 if *status == StatusCode::CREATED || kind.contains("idempotency-key") {
                     continue;
