@@ -195,8 +195,11 @@ async fn one_after_another_both_modes_give_the_same_answers_and_store_the_same()
     }
 }
 
-/// What a customer sent and got, and each change of the order with what was answered to it.
-type Dealt = (Value, Option<String>, Answer, Vec<(&'static str, Answer)>);
+/// A change of an order, and what was answered to it.
+type Changed = (&'static str, Answer);
+
+/// What a customer sent and got, and each change of the order.
+type Dealt = (Value, Option<String>, Answer, Vec<Changed>);
 
 /// Runs the script at once; an order is changed by whoever placed it, soon after.
 async fn all_at_once(shop: &Instance, steps: &[Step], random: &mut StdRng) -> Vec<Dealt> {
@@ -309,7 +312,7 @@ fn changed_alone(order: &Value, verb: &str) -> (StatusCode, Value) {
 /// Of every order, the changes were answered as if they had come one after another: those that were made by their versions,
 /// each of the others at a point where it is refused so. What the last of them answered is what is stored.
 async fn assert_changed_in_turn(bench: &Bench, dealt: &[Dealt], seed: u64) {
-    let mut orders: BTreeMap<&str, (Value, Vec<&(&str, Answer)>)> = BTreeMap::new();
+    let mut orders: BTreeMap<&str, (Value, Vec<&Changed>)> = BTreeMap::new();
     for (_, _, (_, placed, id), changes) in dealt {
         let Some(id) = id else { continue };
         // Whoever repeats an order gets what its first request got, and changes the same one.
@@ -322,7 +325,7 @@ async fn assert_changed_in_turn(bench: &Bench, dealt: &[Dealt], seed: u64) {
     for (id, status, version) in stored {
         let (placed, changes) = &orders[id.as_str()];
         let (mut made, refused): (Vec<_>, Vec<_>) =
-            changes.iter().partition(|(_, (status, ..))| *status == StatusCode::OK);
+            changes.iter().copied().partition(|(_, (status, ..))| *status == StatusCode::OK);
         made.sort_by_key(|(_, (_, body, _))| body["version"].as_i64());
         let mut stood = vec![placed.clone()];
         for (verb, (_, body, _)) in made {
