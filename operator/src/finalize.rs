@@ -219,7 +219,7 @@ async fn release_topics(
             notes.push(note(true, "TopicKept", format!("kept topic {name}: its id was never seen")));
             continue;
         };
-        notes.push(if context.kafka.for_change(&connection)?.delete(name, id).await? {
+        notes.push(if context.kafka.get(&connection)?.delete(name, id).await? {
             note(false, "TopicDeleted", format!("deleted topic {name}"))
         } else {
             note(
