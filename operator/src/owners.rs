@@ -15,7 +15,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::crd::{OrderPipeline, TopicStatus};
+use crate::crd::{Mode, OrderPipeline, TopicStatus};
 use crate::observe;
 use crate::poller::PipelineRef;
 
@@ -70,6 +70,8 @@ pub struct Claimant {
     pub uid: String,
     created: Option<Timestamp>,
     leaving: bool,
+    /// Whether it only plans: what it does not have yet it does not take, and keeps from nobody.
+    plans: bool,
     /// Whether it was last refused for what belongs to another.
     refused: bool,
     /// What the spec names.
@@ -102,6 +104,7 @@ impl Claimant {
             uid: pipeline.uid().unwrap_or_default(),
             created: pipeline.creation_timestamp().map(|time| time.0),
             leaving: pipeline.metadata.deletion_timestamp.is_some(),
+            plans: pipeline.spec.mode == Mode::Plan,
             refused,
             named: topics.iter().map(|topic| claim(Kind::Topic, topic)).chain(groups).collect(),
             topics: observe::records(pipeline)
@@ -121,10 +124,22 @@ impl Claimant {
         self.topics.contains_key(claim) || self.groups.contains(claim)
     }
 
+    /// What it knows of a topic that it has seen. That it once meant to create one does not make a topic its own.
+    fn seen(&self, claim: &Claim) -> Option<&TopicStatus> {
+        self.topics.get(claim).filter(|record| record.id.is_some())
+    }
+
     /// Whether it is to be considered for `claim`. A group stays its pipeline's until its pods are gone, a topic only as long as
-    /// the spec names it. Whoever is leaving takes nothing new.
+    /// the spec names it. Whoever is leaving, or only plans, takes nothing new.
     fn wants(&self, claim: &Claim) -> bool {
-        (self.named.contains(claim) || self.groups.contains(claim)) && (!self.leaving || self.records(claim))
+        let may_take = !self.leaving && !self.plans;
+        (self.named.contains(claim) || self.groups.contains(claim)) && (may_take || self.records(claim))
+    }
+
+    /// Whether it is to be considered for `claim` when another leaves it. Under a plan nothing is written down: it must know the
+    /// topic already.
+    fn may_inherit(&self, claim: &Claim) -> bool {
+        !self.leaving && (!self.plans || self.seen(claim).is_some())
     }
 
     /// The least of those who want `claim` owns it.

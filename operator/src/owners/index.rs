@@ -141,6 +141,7 @@ impl Owners {
         let claimant = Claimant::of(pipeline);
         let state = self.lock();
         let heirs = claimant.topics.keys().filter_map(|claim| {
+            claimant.seen(claim)?;
             Some((claim.name.clone(), state.heir(claim, &claimant.pipeline)?.pipeline.clone()))
         });
         heirs.collect()
@@ -153,7 +154,7 @@ impl Owners {
         let mut state = self.lock();
         let known = state.knows(&claimant);
         let mut heirs = BTreeMap::new();
-        for claim in claimant.topics.keys() {
+        for claim in claimant.topics.keys().filter(|claim| claimant.seen(claim).is_some()) {
             let left = (claimant.pipeline.clone(), claim.clone());
             // Heirs may have gone since the last time.
             state.left.remove(&left);
@@ -283,13 +284,15 @@ impl State {
             if let Some((from, record)) = self.inheritance(claim, claimant) {
                 ruling.inherited.insert(claim.name.clone(), (from, record));
             }
-            self.held.insert(claim.clone(), claimant.pipeline.clone());
+            if claimant.wants(claim) {
+                self.held.insert(claim.clone(), claimant.pipeline.clone());
+            }
         }
         for (claim, record) in claimant.topics.iter().filter(|(claim, _)| !claimant.named.contains(claim)) {
             let heir = self.owner(claim).filter(|owner| owner.uid != claimant.uid);
-            if let Some(heir) =
-                heir.filter(|heir| heir.topics.get(claim).is_some_and(|has| has.id == record.id))
-            {
+            // An intention says nothing of whose the topic is, once another has seen it.
+            let is_it = |has: &TopicStatus| record.id.is_none() || has.id == record.id;
+            if let Some(heir) = heir.filter(|heir| heir.seen(claim).is_some_and(is_it)) {
                 ruling.taken.insert(claim.name.clone(), heir.pipeline.clone());
             }
         }
@@ -304,24 +307,22 @@ impl State {
 
     /// Who else is to have `claim` when `leaver` is gone.
     fn heir(&self, claim: &Claim, leaver: &PipelineRef) -> Option<&Claimant> {
-        let others = || self.sharing(claim).filter(|other| other.pipeline != *leaver && !other.leaving);
+        let others =
+            || self.sharing(claim).filter(|other| other.pipeline != *leaver && other.may_inherit(claim));
         let holder = self.held.get(claim);
         others().find(|other| Some(&other.pipeline) == holder).or_else(|| owner(claim, others()))
     }
 
-    /// What another that has left `claim` knows of the topic, if that is more than `heir` knows.
+    /// What another that has left `claim` has seen of the topic, if `heir` has not.
     fn inheritance(&self, claim: &Claim, heir: &Claimant) -> Option<(PipelineRef, TopicStatus)> {
-        if claim.kind != Kind::Topic {
+        if claim.kind != Kind::Topic || heir.plans || heir.seen(claim).is_some() {
             return None;
         }
-        let knows = heir.topics.get(claim);
         let leavers = self.sharing(claim).filter(|other| {
             other.uid != heir.uid && (self.has_left(other, claim) || !other.named.contains(claim))
         });
-        let known = leavers.filter_map(|other| Some((other, other.topics.get(claim)?)));
-        let more =
-            known.filter(|(_, record)| knows.is_none_or(|knows| knows.id.is_none() && record.id.is_some()));
-        let (from, record) = more.min_by_key(|(other, _)| other.rank(claim))?;
+        let known = leavers.filter_map(|other| Some((other, other.seen(claim)?)));
+        let (from, record) = known.min_by_key(|(other, _)| other.rank(claim))?;
         // What the heir does not declare stays as it is: to reset a retention could cost records.
         let record = TopicStatus { owned_configs: BTreeSet::new(), ..record.clone() };
         Some((from.pipeline.clone(), record))
