@@ -123,13 +123,20 @@ impl Owners {
         Some(ruling)
     }
 
-    /// The pipeline is as its spec says: it lets go what the spec no longer names.
-    pub fn settle(&self, pipeline: &OrderPipeline) {
+    /// The pipeline was made as its spec says, and its status says what it has now: it lets go groups that the spec no longer
+    /// names and that have no pods, and such topics once all pods are those of the spec (`rolled_out`).
+    pub fn settle(&self, pipeline: &OrderPipeline, rolled_out: bool) {
         let claimant = Claimant::of(pipeline);
-        self.release(&claimant, |claim| claimant.named.contains(claim));
+        self.release(&claimant, |claim| {
+            let in_use = match claim.kind {
+                Kind::Topic => !rolled_out,
+                Kind::Group => claimant.groups.contains(claim),
+            };
+            in_use || claimant.named.contains(claim)
+        });
     }
 
-    /// The pipeline was refused: it lets go what it never had.
+    /// Nothing is made of what the spec says: the pipeline lets go what its status does not say that it has.
     pub fn withdraw(&self, pipeline: &OrderPipeline) {
         let claimant = Claimant::of(pipeline);
         self.release(&claimant, |claim| claimant.records(claim));

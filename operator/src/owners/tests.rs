@@ -1,5 +1,7 @@
 //! One owner per claim, whatever the order of things; hand-overs that lose nothing.
 
+mod keeping;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{Claimant, Kind, Owners, Ruling, owner};
-use crate::crd::{Mode, OrderPipeline};
+use crate::crd::OrderPipeline;
 use crate::fixtures;
 
 /// A pipeline in `shop`: its name is its uid.
@@ -37,19 +39,6 @@ fn recorded(mut pipeline: OrderPipeline, topic: &str, id: &str) -> OrderPipeline
 
 fn leaving(mut pipeline: OrderPipeline) -> OrderPipeline {
     pipeline.metadata.deletion_timestamp = pipeline.metadata.creation_timestamp.clone();
-    pipeline
-}
-
-fn planning(mut pipeline: OrderPipeline) -> OrderPipeline {
-    pipeline.spec.mode = Mode::Plan;
-    pipeline
-}
-
-/// A pipeline that wrote down that it is about to create its topic.
-fn intending(mut pipeline: OrderPipeline, topic: &str) -> OrderPipeline {
-    let mut status = pipeline.status.take().unwrap_or_default();
-    status.topic = Some(fixtures::record(topic, None, true, &[]));
-    pipeline.status = Some(status);
     pipeline
 }
 
@@ -158,7 +147,7 @@ fn a_removed_group_is_its_pipeline_s_until_its_pods_are_gone() {
     owner.spec.consumer_groups.clear();
     owners.saw(&None, &Event::Apply(guarded(&owner)));
     assert_eq!(conflicts(&owners, &other), belongs("group g", "a"));
-    owners.settle(&owner);
+    owners.settle(&owner, true);
     assert_eq!(conflicts(&owners, &other), []);
 }
 
@@ -203,54 +192,6 @@ fn whoever_is_leaving_too_is_no_heir() {
 }
 
 #[test]
-fn whoever_only_plans_keeps_nothing_from_others_that_it_does_not_have() {
-    let (old, young) = (planning(pipeline("a", 1, "t", &["g"])), pipeline("b", 2, "t", &["g"]));
-    let owners = listed([&old, &young]);
-    assert_eq!(
-        conflicts(&owners, &old),
-        [("group g", "b"), ("topic t", "b")]
-            .map(|(claim, owner)| { (claim.to_owned(), format!("shop/{owner}")) })
-    );
-    assert_eq!(conflicts(&owners, &young), []);
-    let owners = listed([&old]);
-    assert_eq!(conflicts(&owners, &old), [], "what nobody has is in nobody's way");
-    owners.saw(&None, &Event::Apply(guarded(&young)));
-    assert_eq!(conflicts(&owners, &young), [], "a pass under a plan holds nothing");
-
-    let has = planning(recorded(pipeline("c", 3, "t", &[]), "t", "id"));
-    assert_eq!(conflicts(&listed([&has, &young]), &young), belongs("topic t", "c"), "it was not always so");
-}
-
-#[test]
-fn whoever_only_plans_inherits_nothing_and_is_not_waited_for() {
-    let owner = leaving(recorded(pipeline("a", 1, "t", &[]), "t", "id"));
-    let other = planning(pipeline("b", 2, "t", &[]));
-    let owners = listed([&owner, &other]);
-    assert!(owners.heirs(&owner).is_empty() && owners.hand_over(&owner).is_empty());
-    let heir = pipeline("c", 3, "t", &[]);
-    owners.saw(&None, &Event::Apply(guarded(&heir)));
-    assert_eq!(owners.hand_over(&owner)["t"].name, "c");
-    assert!(ruling(&owners, &other).inherited.is_empty());
-}
-
-#[test]
-fn what_was_only_intended_is_left_to_nobody() {
-    let owner = leaving(intending(pipeline("a", 1, "t", &[]), "t"));
-    let heir = pipeline("b", 2, "t", &[]);
-    let owners = listed([&owner, &heir]);
-    assert!(owners.heirs(&owner).is_empty() && owners.hand_over(&owner).is_empty());
-    assert_eq!(conflicts(&owners, &heir), belongs("topic t", "a"), "it may be there by now");
-
-    // One that gave the topic up before it was seen.
-    let gave_up = intending(pipeline("a", 1, "u", &[]), "t");
-    let owners = listed([&gave_up, &heir]);
-    let found = ruling(&owners, &heir);
-    assert_eq!((found.conflicts, found.inherited.len()), (vec![], 0), "it is judged as anybody's");
-    owners.saw(&None, &Event::Apply(guarded(&recorded(heir, "t", "id"))));
-    assert_eq!(ruling(&owners, &gave_up).taken["t"].name, "b");
-}
-
-#[test]
 fn a_topic_that_left_the_spec_goes_to_whoever_names_it_and_is_forgotten_by_the_other() {
     let mut owner = with_dead_letters_in(pipeline("a", 1, "t", &["g"]), "d");
     let mut status = crate::crd::OrderPipelineStatus::default();
@@ -261,7 +202,7 @@ fn a_topic_that_left_the_spec_goes_to_whoever_names_it_and_is_forgotten_by_the_o
     assert_eq!(conflicts(&owners, &other), belongs("topic d", "a"));
     let owner = with_dead_letters_in(owner, "e");
     assert_eq!(conflicts(&owners, &owner), []);
-    owners.settle(&owner);
+    owners.settle(&owner, true);
     let found = ruling(&owners, &other);
     assert_eq!((found.conflicts, found.inherited["d"].1.created_by_us), (vec![], true));
     owners.saw(&None, &Event::Apply(guarded(&recorded(other, "d", "id"))));
@@ -284,7 +225,7 @@ fn those_who_wait_are_woken_when_the_owner_goes_or_lets_go() {
     smaller.spec.consumer_groups.clear();
     ruling(&owners, &smaller);
     take();
-    owners.settle(&smaller);
+    owners.settle(&smaller, true);
     assert_eq!(take(), ["b"]);
     owners.saw(&None, &Event::Apply(guarded(&owner)));
     take();

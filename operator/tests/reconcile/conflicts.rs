@@ -155,6 +155,45 @@ async fn a_group_belongs_to_one_pipeline_until_that_lets_it_go() {
 }
 
 #[tokio::test]
+async fn a_group_that_left_the_spec_under_a_pause_is_its_pipeline_s_while_its_pods_may_run() {
+    scenario(AMPLE, async |world| {
+        let shared = format!("{}-g", world.namespace);
+        world.apply("first", &json!({"consumerGroups": group(&shared, &world.topic("first.dlt"))})).await;
+        world.converge("first").await;
+        for mode in [json!({"paused": true}), json!({"mode": "Plan"})] {
+            world.apply("first", &mode).await;
+            let _ = world.reconcile("first").await;
+            let status = world.get("first").await.status.unwrap();
+            assert_eq!(status.consumer_groups.len(), 1, "whoever leads next has to know: {status:?}");
+            world.writes_nothing("first").await;
+            world
+                .apply("second", &json!({"consumerGroups": group(&shared, &world.topic("other.dlt"))}))
+                .await;
+            refused(&world, "second", "GroupConflict").await;
+        }
+        world.apply("first", &json!({})).await;
+        world.converge("first").await;
+        world.converge("second").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_plan_keeps_a_topic_from_nobody_and_is_not_waited_for() {
+    scenario(AMPLE, async |world| {
+        let name = world.topic("shared");
+        world.apply("plan", &json!({"mode": "Plan", "topic": {"name": name}})).await;
+        let _ = world.reconcile("plan").await;
+        world.apply("first", &json!({"topic": {"name": name, "deletionPolicy": "Delete"}})).await;
+        world.converge("first").await;
+        refused(&world, "plan", "TopicConflict").await;
+        world.delete("first").await;
+        assert!(world.described(&name).await.is_none(), "nobody is to have it");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_dead_letter_topic_that_is_given_up_goes_to_whoever_names_it() {
     scenario(AMPLE, async |world| {
         let (shared, group_name) = (world.topic("shared"), format!("{}-g", world.namespace));

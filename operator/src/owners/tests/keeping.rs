@@ -1,0 +1,106 @@
+//! What is kept from others, and how long: as long as it is used, and not because it is only planned or intended.
+
+use kube::runtime::watcher::Event;
+use serde_json::json;
+
+use super::{belongs, conflicts, guarded, leaving, listed, pipeline, recorded, ruling, with_dead_letters_in};
+use crate::crd::{Mode, OrderPipeline};
+use crate::fixtures;
+
+fn planning(mut pipeline: OrderPipeline) -> OrderPipeline {
+    pipeline.spec.mode = Mode::Plan;
+    pipeline
+}
+
+/// A pipeline that wrote down that it is about to create its topic.
+fn intending(mut pipeline: OrderPipeline, topic: &str) -> OrderPipeline {
+    let mut status = pipeline.status.take().unwrap_or_default();
+    status.topic = Some(fixtures::record(topic, None, true, &[]));
+    pipeline.status = Some(status);
+    pipeline
+}
+
+/// `pipeline`, whose status reports pods of `group`.
+fn running(mut pipeline: OrderPipeline, group: &str) -> OrderPipeline {
+    let pods = json!({"name": group, "replicas": 1, "readyReplicas": 1, "desiredReplicas": 0});
+    let mut status = pipeline.status.take().unwrap_or_default();
+    status.consumer_groups.push(serde_json::from_value(pods).unwrap());
+    pipeline.status = Some(status);
+    pipeline
+}
+
+#[test]
+fn a_group_whose_pods_still_run_is_kept_whatever_becomes_of_the_spec_and_of_the_leader() {
+    let other = pipeline("b", 2, "u", &["g"]);
+    for owner in [pipeline("a", 1, "t", &[]), planning(pipeline("a", 1, "t", &[]))] {
+        let owner = running(owner, "g");
+        let owners = listed([&owner, &other]);
+        assert_eq!(conflicts(&owners, &other), belongs("group g", "a"));
+        ruling(&owners, &owner);
+        owners.settle(&owner, true);
+        owners.withdraw(&owner);
+        assert_eq!(conflicts(&owners, &other), belongs("group g", "a"));
+    }
+}
+
+#[test]
+fn a_topic_that_left_the_spec_is_kept_until_no_pod_is_left_that_writes_to_it() {
+    let mut owner = with_dead_letters_in(pipeline("a", 1, "t", &["g"]), "d");
+    let other = pipeline("b", 2, "d", &[]);
+    let owners = listed([&owner, &other]);
+    ruling(&owners, &owner);
+    owner = with_dead_letters_in(owner, "e");
+    ruling(&owners, &owner);
+    owners.settle(&owner, false);
+    assert_eq!(conflicts(&owners, &other), belongs("topic d", "a"));
+    owners.settle(&owner, true);
+    assert_eq!(conflicts(&owners, &other), []);
+}
+
+#[test]
+fn whoever_only_plans_keeps_nothing_from_others_that_it_does_not_have() {
+    let (old, young) = (planning(pipeline("a", 1, "t", &["g"])), pipeline("b", 2, "t", &["g"]));
+    let owners = listed([&old, &young]);
+    assert_eq!(
+        conflicts(&owners, &old),
+        [("topic t", "b"), ("group g", "b")]
+            .map(|(claim, owner)| { (claim.to_owned(), format!("shop/{owner}")) })
+    );
+    assert_eq!(conflicts(&owners, &young), []);
+    let owners = listed([&old]);
+    assert_eq!(conflicts(&owners, &old), [], "what nobody has is in nobody's way");
+    owners.saw(&None, &Event::Apply(guarded(&young)));
+    assert_eq!(conflicts(&owners, &young), [], "a pass under a plan holds nothing");
+
+    let has = planning(recorded(pipeline("c", 3, "t", &[]), "t", "id"));
+    assert_eq!(conflicts(&listed([&has, &young]), &young), belongs("topic t", "c"), "it was not always so");
+}
+
+#[test]
+fn whoever_only_plans_inherits_nothing_and_is_not_waited_for() {
+    let owner = leaving(recorded(pipeline("a", 1, "t", &[]), "t", "id"));
+    let other = planning(pipeline("b", 2, "t", &[]));
+    let owners = listed([&owner, &other]);
+    assert!(owners.heirs(&owner).is_empty() && owners.hand_over(&owner).is_empty());
+    let heir = pipeline("c", 3, "t", &[]);
+    owners.saw(&None, &Event::Apply(guarded(&heir)));
+    assert_eq!(owners.hand_over(&owner)["t"].name, "c");
+    assert!(ruling(&owners, &other).inherited.is_empty());
+}
+
+#[test]
+fn what_was_only_intended_is_left_to_nobody() {
+    let owner = leaving(intending(pipeline("a", 1, "t", &[]), "t"));
+    let heir = pipeline("b", 2, "t", &[]);
+    let owners = listed([&owner, &heir]);
+    assert!(owners.heirs(&owner).is_empty() && owners.hand_over(&owner).is_empty());
+    assert_eq!(conflicts(&owners, &heir), belongs("topic t", "a"), "it may be there by now");
+
+    // One that gave the topic up before it was seen.
+    let gave_up = intending(pipeline("a", 1, "u", &[]), "t");
+    let owners = listed([&gave_up, &heir]);
+    let found = ruling(&owners, &heir);
+    assert_eq!((found.conflicts, found.inherited.len()), (vec![], 0), "it is judged as anybody's");
+    owners.saw(&None, &Event::Apply(guarded(&recorded(heir, "t", "id"))));
+    assert_eq!(ruling(&owners, &gave_up).taken["t"].name, "b");
+}
