@@ -4,13 +4,14 @@
 //! nothing yet, the oldest gets it, and of those made in the same second the one with the least uid. Neither the order of
 //! events nor that of passes matters.
 
+mod cluster;
 mod index;
+mod state;
 mod take;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -19,14 +20,14 @@ use crate::crd::{Mode, OrderPipeline, TopicStatus};
 use crate::observe;
 use crate::poller::PipelineRef;
 
+use cluster::Cluster;
 pub use index::{Owners, Ruling};
 pub(crate) use take::handed_over;
 pub use take::take;
 
-/// What only one pipeline may have.
+/// What only one pipeline of a cluster may have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Claim {
-    cluster: Arc<str>,
     /// Topic or group.
     pub kind: Kind,
     /// Its name.
@@ -68,6 +69,8 @@ pub struct Claimant {
     pub pipeline: PipelineRef,
     /// Uid.
     pub uid: String,
+    /// Where all its topics and groups are.
+    cluster: Cluster,
     created: Option<Timestamp>,
     leaving: bool,
     /// Whether it only plans: what it does not have yet it does not take, and keeps from nobody.
@@ -86,8 +89,7 @@ impl Claimant {
     /// What `pipeline` claims and holds.
     #[must_use]
     pub fn of(pipeline: &OrderPipeline) -> Self {
-        let cluster = cluster(&pipeline.spec.kafka.bootstrap_servers);
-        let claim = |kind, name: &str| Claim { cluster: Arc::clone(&cluster), kind, name: name.to_owned() };
+        let claim = |kind, name: &str| Claim { kind, name: name.to_owned() };
         let topics = observe::topic_names(pipeline);
         let groups = pipeline.spec.consumer_groups.iter().map(|group| claim(Kind::Group, &group.name));
         let status = pipeline.status.as_ref();
@@ -102,6 +104,7 @@ impl Claimant {
                 name: pipeline.name_any(),
             },
             uid: pipeline.uid().unwrap_or_default(),
+            cluster: Cluster::of(&pipeline.spec.kafka.bootstrap_servers),
             created: pipeline.creation_timestamp().map(|time| time.0),
             leaving: pipeline.metadata.deletion_timestamp.is_some(),
             plans: pipeline.spec.mode == Mode::Plan,
@@ -151,20 +154,10 @@ impl Claimant {
     }
 }
 
-/// Who of `claimants` owns `claim`, as far as specs and statuses tell. The order of `claimants` does not matter.
+/// Who of `claimants`, all of one cluster, owns `claim`, as far as specs and statuses tell. Their order does not matter.
 #[must_use]
 pub fn owner<'a>(claim: &Claim, claimants: impl IntoIterator<Item = &'a Claimant>) -> Option<&'a Claimant> {
     claimants.into_iter().filter(|claimant| claimant.wants(claim)).min_by_key(|claimant| claimant.rank(claim))
-}
-
-/// The addresses of a cluster as a set. The same cluster under other names can't be told.
-fn cluster(bootstrap_servers: &str) -> Arc<str> {
-    let addresses: BTreeSet<String> = bootstrap_servers
-        .split(',')
-        .map(|address| address.trim().to_ascii_lowercase())
-        .filter(|address| !address.is_empty())
-        .collect();
-    addresses.into_iter().collect::<Vec<_>>().join(",").into()
 }
 
 #[cfg(test)]

@@ -111,13 +111,6 @@ fn a_group_has_one_owner_on_each_cluster() {
 }
 
 #[test]
-fn the_addresses_of_a_cluster_are_a_set() {
-    let of = |servers: &str| super::cluster(servers);
-    assert_eq!(of("a:1,b:2"), of("B:2, a:1,"));
-    assert_ne!(of("a:1,b:2"), of("a:1"));
-}
-
-#[test]
 fn whoever_has_it_keeps_it_against_an_older_one_through_a_restart() {
     let (old, young) = (pipeline("a", 1, "t", &[]), pipeline("b", 2, "t", &[]));
     let owners = listed([&young]);

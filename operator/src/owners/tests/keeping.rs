@@ -104,3 +104,40 @@ fn what_was_only_intended_is_left_to_nobody() {
     owners.saw(&None, &Event::Apply(guarded(&recorded(heir, "t", "id"))));
     assert_eq!(ruling(&owners, &gave_up).taken["t"].name, "b");
 }
+
+fn at(mut pipeline: OrderPipeline, servers: &str) -> OrderPipeline {
+    pipeline.spec.kafka.bootstrap_servers = servers.to_owned();
+    pipeline
+}
+
+#[test]
+fn an_owner_that_adds_a_broker_or_leaves_one_out_stays_the_owner() {
+    let young = at(pipeline("b", 2, "t", &[]), "one:1, two:2");
+    for servers in ["two:2,three:3", "one:1,two:2,three:3", "TWO:2"] {
+        let old = at(pipeline("a", 1, "t", &[]), servers);
+        let owners = listed([&old, &young]);
+        ruling(&owners, &old);
+        assert_eq!(conflicts(&owners, &young), belongs("topic t", "a"), "{servers}");
+        assert_eq!(conflicts(&owners, &old), []);
+    }
+    let old = at(pipeline("a", 1, "t", &[]), "three:3");
+    assert_eq!(conflicts(&listed([&old, &young]), &young), []);
+}
+
+#[test]
+fn an_owner_that_moves_to_another_cluster_keeps_what_it_has_on_the_old_one_until_its_pods_have_moved() {
+    let owner = at(pipeline("a", 1, "t", &[]), "old:1");
+    let other = at(pipeline("b", 2, "t", &[]), "old:1");
+    let owners = listed([&owner, &other]);
+    ruling(&owners, &owner);
+    let owner = at(owner, "new:1");
+    ruling(&owners, &owner);
+    owners.settle(&owner, false);
+    assert_eq!(conflicts(&owners, &other), belongs("topic t", "a"));
+    let third = at(pipeline("c", 3, "t", &[]), "new:1");
+    owners.saw(&None, &Event::Apply(guarded(&third)));
+    assert_eq!(conflicts(&owners, &third), belongs("topic t", "a"));
+    owners.settle(&owner, true);
+    assert_eq!(conflicts(&owners, &other), []);
+    assert_eq!(conflicts(&owners, &third), belongs("topic t", "a"));
+}
