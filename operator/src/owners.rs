@@ -19,6 +19,7 @@ use kube::ResourceExt;
 use crate::crd::{Mode, OrderPipeline, TopicStatus};
 use crate::observe;
 use crate::poller::PipelineRef;
+use crate::validate::Reason;
 
 use cluster::Cluster;
 pub use index::{Owners, Ruling};
@@ -77,6 +78,8 @@ pub struct Claimant {
     plans: bool,
     /// Whether it was last refused for what belongs to another.
     refused: bool,
+    /// Whether its spec is another than the one that its status speaks of.
+    changed: bool,
     /// What the spec names.
     named: BTreeSet<Claim>,
     /// Topics that its status records, whether or not the spec still names them.
@@ -94,9 +97,10 @@ impl Claimant {
         let groups = pipeline.spec.consumer_groups.iter().map(|group| claim(Kind::Group, &group.name));
         let status = pipeline.status.as_ref();
         let refused = status.is_some_and(|status| {
-            let reasons = ["TopicConflict", "GroupConflict"];
-            status.conditions.iter().any(|condition| reasons.contains(&condition.reason.as_str()))
+            let reasons = Reason::CONFLICTS.map(|reason| reason.to_string());
+            status.conditions.iter().any(|condition| reasons.contains(&condition.reason))
         });
+        let spoken_of = status.and_then(|status| status.observed_generation);
         let reported = status.iter().flat_map(|status| &status.consumer_groups);
         Self {
             pipeline: PipelineRef {
@@ -109,6 +113,7 @@ impl Claimant {
             leaving: pipeline.metadata.deletion_timestamp.is_some(),
             plans: pipeline.spec.mode == Mode::Plan,
             refused,
+            changed: spoken_of != pipeline.metadata.generation,
             named: topics.iter().map(|topic| claim(Kind::Topic, topic)).chain(groups).collect(),
             topics: observe::records(pipeline)
                 .into_iter()
@@ -148,9 +153,11 @@ impl Claimant {
     /// The least of those who want `claim` owns it.
     fn rank(&self, claim: &Claim) -> impl Ord + use<> {
         let recorded = self.records(claim);
-        // Both may have recorded it: one of them on another cluster before its spec named this one. It was refused since.
+        // Both may have recorded it: one of them on another cluster before its spec named this one. It was refused since, or nobody
+        // has looked at that spec yet.
         let displaced = recorded && self.refused;
-        (Reverse(recorded), displaced, self.created, self.uid.clone())
+        let moved = recorded && self.changed;
+        (Reverse(recorded), displaced, moved, self.created, self.uid.clone())
     }
 }
 

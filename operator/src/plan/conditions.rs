@@ -10,7 +10,7 @@ use crate::kafka::Severity;
 use crate::names;
 use crate::observe::{KafkaView, LiveObject, ObjectKey, ObjectKind, Observed};
 use crate::render;
-use crate::validate::{Part, Problem, ValidatedPipeline, Workload};
+use crate::validate::{Part, Problem, Reason, ValidatedPipeline, Workload};
 
 /// A condition without its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +103,9 @@ pub fn assess(
 #[must_use]
 pub fn refused(problems: &[Problem], before: Option<&OrderPipelineStatus>) -> Verdict {
     let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    let reason = problems.first().map(|problem| problem.reason.to_string()).unwrap_or_default();
+    // Whoever leads next reads from the reason that the pipeline was refused for what is another's, whatever else is wrong.
+    let conflict = problems.iter().find(|problem| Reason::CONFLICTS.contains(&problem.reason));
+    let reason = conflict.or(problems.first()).map(|problem| problem.reason.to_string()).unwrap_or_default();
     Verdict {
         findings: vec![
             finding("Ready", false, &reason, message.clone()),

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{Change, Why, assess, plan};
+use super::{Change, Why, assess, plan, refused};
 use crate::fixtures::{after, nothing, pipeline, pipeline_with, record, topic, valid};
 use crate::kafka::Severity;
 use crate::observe::{KafkaView, Observed, SecretState};
-use crate::validate::Part;
+use crate::validate::{Part, Problem, Reason};
 
 const GROUPS: &str = "consumerGroups: [{name: a, sink: {http: {url: \"http://sink/\"}}}]";
 
@@ -287,4 +287,15 @@ fn a_pipeline_is_rolled_out_once_all_pods_are_those_of_its_spec() {
         live.body["status"]["replicas"] = json!(2);
     }
     assert!(!rolled_out(GROUPS, &running), "one of the old pods is still there");
+}
+
+#[test]
+fn the_reason_of_a_refusal_is_the_conflict_whatever_else_is_wrong() {
+    let problem = |reason| Problem { field: "spec".into(), message: "no".into(), reason };
+    let reason = |reasons: &[Reason]| {
+        let problems: Vec<Problem> = reasons.iter().copied().map(problem).collect();
+        refused(&problems, None).findings[0].reason.clone()
+    };
+    assert_eq!(reason(&[Reason::InvalidSpec, Reason::GroupConflict]), "GroupConflict");
+    assert_eq!(reason(&[Reason::TopicRefused, Reason::InvalidSpec]), "TopicRefused");
 }

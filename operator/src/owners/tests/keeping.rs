@@ -141,3 +141,29 @@ fn an_owner_that_moves_to_another_cluster_keeps_what_it_has_on_the_old_one_until
     assert_eq!(conflicts(&owners, &other), []);
     assert_eq!(conflicts(&owners, &third), belongs("topic t", "a"));
 }
+
+/// `pipeline`, whose status speaks of another generation of its spec, or has this reason in a condition.
+fn said(mut pipeline: OrderPipeline, generation: i64, reason: &str) -> OrderPipeline {
+    let mut status = pipeline.status.take().unwrap_or_default();
+    status.observed_generation = Some(generation);
+    let condition = json!({
+        "type": "Ready", "status": "False", "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+    });
+    status.conditions.push(serde_json::from_value(condition).unwrap());
+    pipeline.status = Some(status);
+    pipeline
+}
+
+#[test]
+fn whoever_comes_from_another_cluster_does_not_take_what_it_has_there_from_the_owner_here() {
+    let owner = said(recorded(pipeline("b", 2, "t", &[]), "t", "here"), 1, "Ready");
+    let came = recorded(pipeline("a", 1, "t", &[]), "t", "there");
+    for came in [said(came.clone(), 0, "Ready"), said(came, 1, "TopicConflict")] {
+        let owners = listed([&came, &owner]);
+        assert_eq!(conflicts(&owners, &came), belongs("topic t", "b"));
+        assert_eq!(conflicts(&owners, &owner), []);
+    }
+    let edited = said(recorded(pipeline("b", 2, "t", &[]), "t", "here"), 0, "Ready");
+    let refused = said(recorded(pipeline("a", 1, "t", &[]), "t", "there"), 1, "TopicConflict");
+    assert_eq!(conflicts(&listed([&refused, &edited]), &edited), [], "an edit costs it nothing");
+}
