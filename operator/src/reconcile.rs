@@ -128,13 +128,17 @@ pub fn retry(object: &DeserializeGuard<OrderPipeline>, error: &Error, context: &
 
 /// One pass over the five steps.
 async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error> {
-    let listed = tokio::time::timeout(LISTED_WAIT, context.owners.listed());
-    listed
-        .await
-        .map_err(|_| Error::Transient("waits until the pipelines of every namespace are listed".into()))?;
+    let listed = tokio::time::timeout(LISTED_WAIT, context.owners.listed()).await.is_ok();
     // The watch may lag behind our own last status, and a topic id that is not seen would make our topic a stranger's.
     let Some(pipeline) = read(stale, context).await? else { return Ok(Action::await_change()) };
-    if pipeline.metadata.deletion_timestamp.is_some() {
+    let leaving = pipeline.metadata.deletion_timestamp.is_some();
+    // A deletion never waits for ever; without the others it leaves the topics behind.
+    if let Some(unlisted) = context.owners.unlisted().filter(|_| !listed)
+        && !(leaving && finalize::is_overdue(&pipeline.metadata, context.options.finalizer_timeout))
+    {
+        return Err(Error::Transient(format!("waits until the pipelines of {unlisted} are listed")));
+    }
+    if leaving {
         return Ok(finalize(&pipeline, context).await?);
     }
     // What only is planned leaves nothing behind that a deletion would have to look for.

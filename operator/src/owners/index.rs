@@ -1,7 +1,8 @@
 //! What the watches have shown of all pipelines, and what each holds while it is at work.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
@@ -16,13 +17,17 @@ use crate::poller::PipelineRef;
 /// A namespace that is watched, or all.
 pub(super) type Scope = Option<String>;
 
+/// A namespace that may not be listed for this long is done without: until then nothing is done in any other. A Role that is
+/// made with the operator, or an API server that has just started, is there within seconds.
+const FORBIDDEN: Duration = Duration::from_secs(300);
+
 type Waker = Box<dyn Fn(PipelineRef) + Send + Sync>;
 
 /// All pipelines that the operator watches, by what they claim.
 pub struct Owners {
     state: Mutex<State>,
     /// Scopes whose pipelines are not all known yet.
-    unlisted: watch::Sender<HashSet<Scope>>,
+    unlisted: watch::Sender<BTreeSet<Scope>>,
     waker: OnceLock<Waker>,
 }
 
@@ -45,7 +50,11 @@ impl std::fmt::Debug for Owners {
 
 impl Default for Owners {
     fn default() -> Self {
-        Self { state: Mutex::default(), unlisted: watch::Sender::new(HashSet::new()), waker: OnceLock::new() }
+        Self {
+            state: Mutex::default(),
+            unlisted: watch::Sender::new(BTreeSet::new()),
+            waker: OnceLock::new(),
+        }
     }
 }
 
@@ -63,12 +72,48 @@ impl Owners {
     /// Waits until the pipelines of every scope are known.
     pub async fn listed(&self) {
         // The sender lives as long as this does.
-        let _ = self.unlisted.subscribe().wait_for(HashSet::is_empty).await;
+        let _ = self.unlisted.subscribe().wait_for(BTreeSet::is_empty).await;
+    }
+
+    /// Whose pipelines are not known yet, in words; `None` when all are.
+    #[must_use]
+    pub fn unlisted(&self) -> Option<String> {
+        in_words(&self.unlisted.borrow())
+    }
+
+    /// Calls `tell` with [`Owners::unlisted`], now and whenever it changes, until all are known.
+    pub async fn tell_unlisted(&self, tell: impl Fn(Option<String>)) {
+        let mut unlisted = self.unlisted.subscribe();
+        loop {
+            let words = in_words(&unlisted.borrow_and_update());
+            let all_known = words.is_none();
+            tell(words);
+            if all_known || unlisted.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The pipelines of `scope` may not be listed, says the API server at `now`. One of which it has said so for long is not
+    /// waited for.
+    pub fn forbidden(&self, scope: &Scope, now: Instant) {
+        let since = *self.lock().forbidden.entry(scope.clone()).or_insert(now);
+        if now.saturating_duration_since(since) < FORBIDDEN {
+            return;
+        }
+        if self.unlisted.send_if_modified(|unlisted| unlisted.remove(scope)) {
+            let scope = in_words(&BTreeSet::from([scope.clone()]));
+            tracing::warn!(scope, bound = ?FORBIDDEN, "pipelines may not be listed: done without them");
+        }
     }
 
     /// Takes in what the watch of `scope` showed.
     pub fn saw(&self, scope: &Scope, event: &Event<DeserializeGuard<OrderPipeline>>) {
         let mut state = self.lock();
+        // A list begins with this, whatever comes of it.
+        if !matches!(event, Event::Init) {
+            state.forbidden.remove(scope);
+        }
         let woken = match event {
             Event::Init => {
                 state.listing.insert(scope.clone(), BTreeMap::new());
@@ -182,6 +227,14 @@ impl Owners {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn in_words(scopes: &BTreeSet<Scope>) -> Option<String> {
+    let word = |scope: &Scope| match scope {
+        Some(namespace) => format!("namespace {namespace}"),
+        None => "all namespaces".to_owned(),
+    };
+    (!scopes.is_empty()).then(|| scopes.iter().map(word).collect::<Vec<_>>().join(", "))
 }
 
 /// What an object says; of one that does not parse, what it last said.

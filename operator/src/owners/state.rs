@@ -1,6 +1,7 @@
 //! Who claims, holds and leaves what. Pure; one look-up for each claim of the pipeline in question, however many others there are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
 
 use super::cluster::Cluster;
 use super::index::{Ruling, Scope};
@@ -22,6 +23,8 @@ pub(super) struct State {
     pub(super) left: HashMap<PipelineRef, BTreeSet<Claim>>,
     /// Lists that are being read.
     pub(super) listing: HashMap<Scope, BTreeMap<PipelineRef, Claimant>>,
+    /// Since when nothing else was heard of a scope but that it may not be listed.
+    pub(super) forbidden: HashMap<Scope, Instant>,
 }
 
 impl State {

@@ -4,6 +4,7 @@ mod keeping;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
@@ -252,6 +253,32 @@ async fn nothing_is_ruled_before_every_namespace_is_listed() {
         owners.saw(scope, &Event::InitDone);
     }
     owners.listed().await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_not_listed_is_named_and_not_waited_for_for_ever() {
+    let (owners, told) = (Owners::default(), Mutex::new(Vec::new()));
+    let (good, bad) = (Some("a".to_owned()), Some("b".to_owned()));
+    owners.expect([good.clone(), bad.clone()]);
+    let begun = Instant::now();
+    owners.forbidden(&bad, begun);
+    let act = async {
+        tokio::task::yield_now().await;
+        owners.saw(&good, &Event::InitDone);
+        tokio::task::yield_now().await;
+        owners.forbidden(&bad, begun + Duration::from_secs(299));
+        assert_eq!(owners.unlisted().as_deref(), Some("namespace b"));
+        owners.saw(&bad, &Event::Init);
+        owners.saw(&bad, &Event::InitApply(guarded(&pipeline("a", 1, "t", &[]))));
+        owners.forbidden(&bad, begun + Duration::from_secs(301));
+        assert!(owners.unlisted().is_some(), "it was about to be listed in between");
+        owners.saw(&bad, &Event::Init);
+        owners.forbidden(&bad, begun + Duration::from_secs(601));
+    };
+    futures::join!(owners.tell_unlisted(|unlisted| told.lock().unwrap().push(unlisted)), act);
+    let told = told.into_inner().unwrap();
+    let told: Vec<_> = told.iter().map(Option::as_deref).collect();
+    assert_eq!(told, [Some("namespace a, namespace b"), Some("namespace b"), None]);
 }
 
 /// Few names and seconds, so that they often meet.
