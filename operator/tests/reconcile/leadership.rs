@@ -179,6 +179,24 @@ async fn a_frozen_leader_is_followed_by_another_and_has_lost_the_right_to_write_
 }
 
 #[tokio::test]
+async fn a_deleted_lease_makes_no_second_leader() {
+    scenario(AMPLE, async |world| {
+        let mut first = candidate(&world, &world.client, "first", SHORT);
+        leads(&mut first).await;
+        let mut second = candidate(&world, &world.client, "second", SHORT);
+        assert!(matches!(second.round().await, Ok(Round::Follows { .. })));
+        leases(&world).delete(LEASE, &DeleteParams::default()).await.unwrap();
+        let round = second.round().await;
+        assert!(matches!(&round, Ok(Round::Follows { holder, .. }) if holder == "first"), "{round:?}");
+        // The leader finds it gone at its next renewal, and makes it anew.
+        assert!(matches!(first.round().await, Ok(Round::Overtaken)));
+        assert!(matches!(first.round().await, Ok(Round::Leads { .. })));
+        assert_eq!(lease(&world).await.holder_identity.as_deref(), Some("first"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_candidate_whose_look_at_the_lease_is_out_of_date_does_not_win_it() {
     scenario(AMPLE, async |world| {
         let mut before = candidate(&world, &world.client, "before", DEFAULTS);
