@@ -124,9 +124,9 @@ fn elector(
 }
 
 /// A namespace, or all.
-type Scope = Option<String>;
+pub type Scope = Option<String>;
 
-fn scopes(namespaces: Vec<String>) -> Vec<Scope> {
+pub(crate) fn scopes(namespaces: Vec<String>) -> Vec<Scope> {
     let mut names: Vec<String> =
         namespaces.into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
     names.sort();
@@ -134,7 +134,7 @@ fn scopes(namespaces: Vec<String>) -> Vec<Scope> {
     if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() }
 }
 
-fn api<K>(client: &Client, scope: &Scope) -> Api<K>
+pub(crate) fn api<K>(client: &Client, scope: &Scope) -> Api<K>
 where
     K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
 {

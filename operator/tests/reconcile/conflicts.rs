@@ -7,7 +7,7 @@ use kube::api::DeleteParams;
 use operator::crd::OrderPipeline;
 use operator::kafka::Handles;
 use operator::leadership::Leadership;
-use operator::preview::preview;
+use operator::preview::previews;
 use serde_json::{Value, json};
 
 use crate::world::{AMPLE, World, condition, scenario};
@@ -42,6 +42,35 @@ async fn inherit(world: &World, owner: &str, heir: &str) -> OrderPipeline {
     world.converge(heir).await
 }
 
+/// What a plan of these manifests says is wrong with each.
+async fn foretold(world: &World, manifests: &[(&str, &Value)]) -> Vec<Vec<String>> {
+    let manifests = manifests.iter().map(|(name, spec)| world.manifest(name, spec));
+    let manifests = manifests.map(|manifest| serde_json::from_value(manifest).unwrap()).collect();
+    let kafka = Handles::new(AMPLE_FOR_KAFKA, Leadership::standby());
+    let scopes = [Some(world.namespace.clone())];
+    let previews = previews(&world.context.client, &kafka, &scopes, manifests, "image").await.unwrap();
+    let reasons =
+        previews.into_iter().map(|preview| preview.problems.into_iter().map(|problem| problem.reason));
+    reasons.map(Iterator::collect).collect()
+}
+
+#[tokio::test]
+async fn manifests_that_are_planned_together_see_each_other() {
+    scenario(AMPLE, async |world| {
+        let dead_letters = world.topic("dlt");
+        let main = json!({"topic": {"name": dead_letters}});
+        let with = |topic: &str| json!({"consumerGroups": group("g", topic)});
+        let none: Vec<String> = Vec::new();
+        let new = foretold(&world, &[("first", &with(&dead_letters)), ("second", &main)]).await;
+        assert_eq!(new, [none.clone(), vec!["TopicConflict".to_owned()]]);
+        world.apply("first", &with(&dead_letters)).await;
+        assert_eq!(foretold(&world, &[("second", &main)]).await, [vec!["TopicConflict"]]);
+        let moved = foretold(&world, &[("second", &main), ("first", &with(&world.topic("other")))]).await;
+        assert_eq!(moved, [none.clone(), none], "what one gives up another may have");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn the_second_pipeline_for_a_topic_is_refused_and_told_who_owns_it() {
     scenario(AMPLE, async |world| {
@@ -58,11 +87,11 @@ async fn the_second_pipeline_for_a_topic_is_refused_and_told_who_owns_it() {
             message.contains(&format!("belongs to OrderPipeline {}/first", world.namespace)),
             "{message}"
         );
-        let manifest = serde_json::from_value(world.manifest("third", &spec)).unwrap();
-        let kafka = Handles::new(AMPLE_FOR_KAFKA, Leadership::standby());
-        let foretold = preview(&world.context.client, &kafka, manifest, "image").await.unwrap();
-        assert_eq!(foretold.problems.len(), 1, "{:?}", foretold.problems);
-        assert_eq!(foretold.problems[0].reason, "TopicConflict", "a plan says so beforehand");
+        assert_eq!(
+            foretold(&world, &[("third", &spec)]).await,
+            [vec!["TopicConflict"]],
+            "a plan says so beforehand"
+        );
 
         world.delete("second").await;
         assert_eq!(world.described(&name).await, before, "a topic that was never the loser's is left alone");
