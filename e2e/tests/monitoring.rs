@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use consumer::metrics::{ConsumerMetrics, count};
+use operator::leadership::Leadership;
 use operator::metrics::Outcome;
 use order_service::metrics::{ApiMetrics, OrderAction, RelayMetrics, WriterMetrics};
 use runtime::metrics::Metrics;
@@ -19,7 +20,7 @@ const ALERTS_TEST: &str = "e2e/monitoring/alerts_test.yaml";
 const DASHBOARD: &str = "charts/order-pipeline-operator/files/dashboard.json";
 const RUNBOOK: &str = "docs/alerts.md";
 /// How the name of every figure of ours begins.
-const PREFIXES: [&str; 2] = ["orderflow_", "controller_runtime_"];
+const PREFIXES: [&str; 3] = ["orderflow_", "controller_runtime_", "leader_election_"];
 /// Labels that a target has by itself, or by the chart's PodMonitor.
 const TARGET_LABELS: [&str; 5] = ["namespace", "pod", "job", "pipeline", "group"];
 /// Grafana 10 writes 38 and reads what is older; what is older than 36 names its data source otherwise.
@@ -64,6 +65,7 @@ fn exposition() -> String {
     operator.stalled();
     operator.changed("Deployment");
     drop(operator.begin());
+    metrics.register(|registry| Leadership::standby().register("orderflow-operator", registry));
     metrics.render()
 }
 

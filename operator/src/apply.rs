@@ -225,7 +225,7 @@ async fn create_topic(admin: &Admin, topic: &NewTopic, observed: &Observed) -> R
 
 fn admin(kafka: &Handles, observed: &Observed) -> Result<Arc<Admin>, Error> {
     let connection = observed.connection.as_ref().ok_or(Error::NoConnection)?;
-    Ok(kafka.for_change(connection)?)
+    Ok(kafka.get(connection)?)
 }
 
 async fn apply_object(client: &Client, namespace: &str, intent: &Intent) -> Result<(), kube::Error> {

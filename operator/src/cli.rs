@@ -38,6 +38,9 @@ pub struct PlanArgs {
     /// Image of order services and consumers whose spec names none.
     #[arg(long, env = "DEFAULT_IMAGE", default_value = concat!("orderflow/orderflow:", env!("CARGO_PKG_VERSION")))]
     pub default_image: String,
+    /// Namespaces whose pipelines may own what the manifest names, separated by commas; all when empty.
+    #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
     /// Longest wait for Kafka's answer to one request, in seconds.
     #[arg(long, env = "KAFKA_TIMEOUT_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
     pub kafka_timeout_seconds: u64,

@@ -200,15 +200,18 @@ async fn release_topics(
     if doomed.is_empty() {
         return Ok(notes);
     }
-    if drain::applies(pipeline) {
+    let left = match context.owners.unlisted() {
+        // The bound has passed. Others may name the topics.
+        Some(unlisted) => vec![format!("the pipelines of {unlisted} could not be listed")],
         // The bound has passed, or somebody wrote after the consumers stopped.
-        let left = drain::undrained(pipeline, context, &doomed).await?;
-        if !left.is_empty() {
-            let names: Vec<_> = doomed.iter().map(|topic| topic.name.as_str()).collect();
-            let message = format!("left topics {} in Kafka: {}", names.join(", "), left.join("; "));
-            notes.push(note(true, "TopicsLeftBehind", message));
-            return Ok(notes);
-        }
+        None if drain::applies(pipeline) => drain::undrained(pipeline, context, &doomed).await?,
+        None => Vec::new(),
+    };
+    if !left.is_empty() {
+        let names: Vec<_> = doomed.iter().map(|topic| topic.name.as_str()).collect();
+        let message = format!("left topics {} in Kafka: {}", names.join(", "), left.join("; "));
+        notes.push(note(true, "TopicsLeftBehind", message));
+        return Ok(notes);
     }
     let namespace = pipeline.namespace().unwrap_or_default();
     let connection =
@@ -219,7 +222,7 @@ async fn release_topics(
             notes.push(note(true, "TopicKept", format!("kept topic {name}: its id was never seen")));
             continue;
         };
-        notes.push(if context.kafka.for_change(&connection)?.delete(name, id).await? {
+        notes.push(if context.kafka.get(&connection)?.delete(name, id).await? {
             note(false, "TopicDeleted", format!("deleted topic {name}"))
         } else {
             note(
@@ -297,7 +300,8 @@ async fn set_finalizers(
     }
 }
 
-fn is_overdue(metadata: &ObjectMeta, bound: Duration) -> bool {
+/// Whether the bound of its deletion has passed.
+pub(crate) fn is_overdue(metadata: &ObjectMeta, bound: Duration) -> bool {
     let bound = jiff::SignedDuration::try_from(bound).unwrap_or(jiff::SignedDuration::MAX);
     metadata.deletion_timestamp.as_ref().is_some_and(|since| Timestamp::now().duration_since(since.0) > bound)
 }

@@ -27,8 +27,8 @@ pub struct NotLeading;
 
 /// The right to write, until an instant that each renewal of the lease moves on.
 ///
-/// Nobody has to notice that the instant has passed: a process that was frozen and wakes up finds the right gone. A
-/// term that is over never begins again.
+/// Nobody has to notice that the instant has passed: a process that was frozen and wakes up finds the right gone. Only
+/// while the whole machine is suspended the clock stands still. A term that is over never begins again.
 #[derive(Clone, Debug)]
 pub struct Leadership(Arc<Term>);
 
@@ -56,7 +56,8 @@ impl Leadership {
         Self(Arc::new(Term { origin: Instant::now(), until: AtomicU64::new(until) }))
     }
 
-    /// Whether this process may write now. False before anybody else can have taken the lease.
+    /// Whether this process may write now. False before anybody else can have taken the lease, unless the machine was
+    /// suspended meanwhile.
     #[must_use]
     pub fn is_held(&self) -> bool {
         match self.0.until.load(Ordering::Acquire) {

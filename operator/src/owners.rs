@@ -4,29 +4,31 @@
 //! nothing yet, the oldest gets it, and of those made in the same second the one with the least uid. Neither the order of
 //! events nor that of passes matters.
 
+mod cluster;
 mod index;
+mod state;
 mod take;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::crd::{OrderPipeline, TopicStatus};
+use crate::crd::{Mode, OrderPipeline, TopicStatus};
 use crate::observe;
 use crate::poller::PipelineRef;
+use crate::validate::Reason;
 
+use cluster::Cluster;
 pub use index::{Owners, Ruling};
 pub(crate) use take::handed_over;
 pub use take::take;
 
-/// What only one pipeline may have.
+/// What only one pipeline of a cluster may have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Claim {
-    cluster: Arc<str>,
     /// Topic or group.
     pub kind: Kind,
     /// Its name.
@@ -68,10 +70,16 @@ pub struct Claimant {
     pub pipeline: PipelineRef,
     /// Uid.
     pub uid: String,
+    /// Where all its topics and groups are.
+    cluster: Cluster,
     created: Option<Timestamp>,
     leaving: bool,
+    /// Whether it only plans: what it does not have yet it does not take, and keeps from nobody.
+    plans: bool,
     /// Whether it was last refused for what belongs to another.
     refused: bool,
+    /// Whether its spec is another than the one that its status speaks of.
+    changed: bool,
     /// What the spec names.
     named: BTreeSet<Claim>,
     /// Topics that its status records, whether or not the spec still names them.
@@ -84,15 +92,15 @@ impl Claimant {
     /// What `pipeline` claims and holds.
     #[must_use]
     pub fn of(pipeline: &OrderPipeline) -> Self {
-        let cluster = cluster(&pipeline.spec.kafka.bootstrap_servers);
-        let claim = |kind, name: &str| Claim { cluster: Arc::clone(&cluster), kind, name: name.to_owned() };
+        let claim = |kind, name: &str| Claim { kind, name: name.to_owned() };
         let topics = observe::topic_names(pipeline);
         let groups = pipeline.spec.consumer_groups.iter().map(|group| claim(Kind::Group, &group.name));
         let status = pipeline.status.as_ref();
         let refused = status.is_some_and(|status| {
-            let reasons = ["TopicConflict", "GroupConflict"];
-            status.conditions.iter().any(|condition| reasons.contains(&condition.reason.as_str()))
+            let reasons = Reason::CONFLICTS.map(|reason| reason.to_string());
+            status.conditions.iter().any(|condition| reasons.contains(&condition.reason))
         });
+        let spoken_of = status.and_then(|status| status.observed_generation);
         let reported = status.iter().flat_map(|status| &status.consumer_groups);
         Self {
             pipeline: PipelineRef {
@@ -100,9 +108,12 @@ impl Claimant {
                 name: pipeline.name_any(),
             },
             uid: pipeline.uid().unwrap_or_default(),
+            cluster: Cluster::of(&pipeline.spec.kafka.bootstrap_servers),
             created: pipeline.creation_timestamp().map(|time| time.0),
             leaving: pipeline.metadata.deletion_timestamp.is_some(),
+            plans: pipeline.spec.mode == Mode::Plan,
             refused,
+            changed: spoken_of != pipeline.metadata.generation,
             named: topics.iter().map(|topic| claim(Kind::Topic, topic)).chain(groups).collect(),
             topics: observe::records(pipeline)
                 .into_iter()
@@ -121,35 +132,39 @@ impl Claimant {
         self.topics.contains_key(claim) || self.groups.contains(claim)
     }
 
+    /// What it knows of a topic that it has seen. That it once meant to create one does not make a topic its own.
+    fn seen(&self, claim: &Claim) -> Option<&TopicStatus> {
+        self.topics.get(claim).filter(|record| record.id.is_some())
+    }
+
     /// Whether it is to be considered for `claim`. A group stays its pipeline's until its pods are gone, a topic only as long as
-    /// the spec names it. Whoever is leaving takes nothing new.
+    /// the spec names it. Whoever is leaving, or only plans, takes nothing new.
     fn wants(&self, claim: &Claim) -> bool {
-        (self.named.contains(claim) || self.groups.contains(claim)) && (!self.leaving || self.records(claim))
+        let may_take = !self.leaving && !self.plans;
+        (self.named.contains(claim) || self.groups.contains(claim)) && (may_take || self.records(claim))
+    }
+
+    /// Whether it is to be considered for `claim` when another leaves it. Under a plan nothing is written down: it must know the
+    /// topic already.
+    fn may_inherit(&self, claim: &Claim) -> bool {
+        !self.leaving && (!self.plans || self.seen(claim).is_some())
     }
 
     /// The least of those who want `claim` owns it.
     fn rank(&self, claim: &Claim) -> impl Ord + use<> {
         let recorded = self.records(claim);
-        // Both may have recorded it: one of them on another cluster before its spec named this one. It was refused since.
+        // Both may have recorded it: one of them on another cluster before its spec named this one. It was refused since, or nobody
+        // has looked at that spec yet.
         let displaced = recorded && self.refused;
-        (Reverse(recorded), displaced, self.created, self.uid.clone())
+        let moved = recorded && self.changed;
+        (Reverse(recorded), displaced, moved, self.created, self.uid.clone())
     }
 }
 
-/// Who of `claimants` owns `claim`, as far as specs and statuses tell. The order of `claimants` does not matter.
+/// Who of `claimants`, all of one cluster, owns `claim`, as far as specs and statuses tell. Their order does not matter.
 #[must_use]
 pub fn owner<'a>(claim: &Claim, claimants: impl IntoIterator<Item = &'a Claimant>) -> Option<&'a Claimant> {
     claimants.into_iter().filter(|claimant| claimant.wants(claim)).min_by_key(|claimant| claimant.rank(claim))
-}
-
-/// The addresses of a cluster as a set. The same cluster under other names can't be told.
-fn cluster(bootstrap_servers: &str) -> Arc<str> {
-    let addresses: BTreeSet<String> = bootstrap_servers
-        .split(',')
-        .map(|address| address.trim().to_ascii_lowercase())
-        .filter(|address| !address.is_empty())
-        .collect();
-    addresses.into_iter().collect::<Vec<_>>().join(",").into()
 }
 
 #[cfg(test)]

@@ -147,7 +147,9 @@ pub async fn poll(
             () = shutdown.cancelled() => break,
             _ = ticks.tick() => {}
         }
-        for pipeline in poll_once(context).await {
+        // It only reads, and clusters that are away take it longer than a stop may take.
+        let Some(changed) = shutdown.run_until_cancelled(poll_once(context)).await else { break };
+        for pipeline in changed {
             tracing::info!(namespace = %pipeline.namespace, pipeline = %pipeline.name, "topics changed in Kafka");
             wake(pipeline);
         }

@@ -18,10 +18,12 @@ use crate::crd::OrderPipeline;
 use crate::kafka::Handles;
 use crate::leadership::Leadership;
 use crate::observe::{KafkaView, Owned, observe};
+use crate::owners::Conflict;
 use crate::plan::{Change, Plan, Why, plan};
-use crate::run::request_client;
+use crate::run::{Scope, request_client, scopes};
 use crate::validate::{Part, Problem, validate};
 
+use conflicts::Neighbours;
 pub use input::pipelines;
 pub use text::text;
 
@@ -100,16 +102,13 @@ pub struct PlannedProblem {
 /// # Errors
 /// When the input holds no pipeline, or the API server can't be asked.
 pub async fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
-    let PlanArgs { file, output, default_image, kafka_timeout_seconds } = args;
+    let PlanArgs { file, output, default_image, watch_namespaces, kafka_timeout_seconds } = args;
     let manifests = pipelines(&read(&file)?)?;
     let config = Config::infer().await.context("failed to find the API server")?;
     let client = request_client(config)?;
     // Asks and validates alone: what it is not allowed, it can not do by mistake.
     let kafka = Handles::new(Duration::from_secs(kafka_timeout_seconds), Leadership::standby());
-    let mut previews = Vec::new();
-    for manifest in manifests {
-        previews.push(preview(&client, &kafka, manifest, &default_image).await?);
-    }
+    let previews = previews(&client, &kafka, &scopes(watch_namespaces), manifests, &default_image).await?;
     match output {
         Output::Text => print!("{}", text(&previews)),
         Output::Json => println!("{}", serde_json::to_string_pretty(&previews)?),
@@ -118,16 +117,35 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(end(&previews)))
 }
 
-/// What the operator would do if `manifest` were applied now.
+/// What an operator that watches `scopes` would do if `manifests` were applied now, one after another.
 ///
 /// # Errors
 /// When the API server does not answer or refuses.
-pub async fn preview(
+pub async fn previews(
     client: &Client,
     kafka: &Handles,
-    mut manifest: OrderPipeline,
+    scopes: &[Scope],
+    manifests: Vec<OrderPipeline>,
     default_image: &str,
-) -> anyhow::Result<Preview> {
+) -> anyhow::Result<Vec<Preview>> {
+    let neighbours = Neighbours::list(client, scopes).await?;
+    let mut laid = Vec::new();
+    for manifest in manifests {
+        let (manifest, leaving) = over_live(client, manifest).await?;
+        // One that is leaving is as it was listed.
+        let newcomer = (!leaving).then(|| neighbours.apply(&manifest));
+        laid.push((manifest, newcomer));
+    }
+    let mut previews = Vec::new();
+    for (manifest, newcomer) in laid {
+        let conflicts = newcomer.map(|newcomer| neighbours.conflicts(&newcomer));
+        previews.push(preview(client, kafka, &manifest, conflicts, default_image).await?);
+    }
+    Ok(previews)
+}
+
+/// `manifest` as it would be over what is there, and whether that is being deleted.
+async fn over_live(client: &Client, mut manifest: OrderPipeline) -> anyhow::Result<(OrderPipeline, bool)> {
     let name = manifest.name_any();
     let namespace = manifest.namespace().unwrap_or_else(|| client.default_namespace().to_owned());
     let api: Api<OrderPipeline> = Api::namespaced(client.clone(), &namespace);
@@ -135,25 +153,37 @@ pub async fn preview(
         api.get_opt(&name).await.with_context(|| format!("failed to read pipeline {namespace}/{name}"))?;
     let leaving = live.as_ref().is_some_and(|live| live.metadata.deletion_timestamp.is_some());
     // What is there belongs to the pipeline that is there, whatever the manifest says of itself.
-    manifest.metadata.namespace = Some(namespace.clone());
+    manifest.metadata.namespace = Some(namespace);
     manifest.metadata.uid = live.as_ref().and_then(ResourceExt::uid);
     manifest.metadata.creation_timestamp = live.as_ref().and_then(ResourceExt::creation_timestamp);
     manifest.status = live.and_then(|live| live.status);
-    // Nobody watches here: every object is asked for.
-    let mut observed = observe(client, kafka, &Owned::default(), &manifest, |_, _| None).await?;
-    observed.conflicts = conflicts::conflicts(client, &namespace, &manifest).await?;
+    Ok((manifest, leaving))
+}
+
+/// What becomes of one manifest; `conflicts` is what of it is another's, or nothing where the pipeline is leaving.
+async fn preview(
+    client: &Client,
+    kafka: &Handles,
+    manifest: &OrderPipeline,
+    conflicts: Option<Vec<Conflict>>,
+    default_image: &str,
+) -> anyhow::Result<Preview> {
+    let (namespace, name) = (manifest.namespace().unwrap_or_default(), manifest.name_any());
     let mut preview =
         Preview { namespace, name, changes: Vec::new(), waiting: Vec::new(), problems: Vec::new() };
-    if leaving {
+    let Some(conflicts) = conflicts else {
         let message = "the pipeline is being deleted: apply it again once it is gone";
         preview.problems.push(problem("metadata.name", "Deleting", message));
         return Ok(preview);
-    }
-    match validate(&manifest, &observed, default_image) {
+    };
+    // Nobody watches here: every object is asked for.
+    let mut observed = observe(client, kafka, &Owned::default(), manifest, |_, _| None).await?;
+    observed.conflicts = conflicts;
+    match validate(manifest, &observed, default_image) {
         Err(problems) => preview.problems.extend(problems.into_iter().map(PlannedProblem::from)),
         Ok(validated) => {
             let planned = plan(&validated, &observed);
-            let objections = check(kafka, &manifest, &observed, &planned).await;
+            let objections = check(kafka, manifest, &observed, &planned).await;
             preview.fill(&planned, objections);
         }
     }

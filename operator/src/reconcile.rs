@@ -19,7 +19,7 @@ use crate::leadership::NotLeading;
 use crate::metrics::Outcome;
 use crate::observe::{self, KafkaView, Observed, SECRET_MISSING, observe};
 use crate::owners;
-use crate::plan::{self, Change, Plan, Setback, plan};
+use crate::plan::{self, Change, Plan, Setback, Verdict, plan};
 use crate::poller::PipelineRef;
 use crate::report::{self, Note};
 use crate::validate::{Problem, ValidatedPipeline, validate};
@@ -128,13 +128,17 @@ pub fn retry(object: &DeserializeGuard<OrderPipeline>, error: &Error, context: &
 
 /// One pass over the five steps.
 async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error> {
-    let listed = tokio::time::timeout(LISTED_WAIT, context.owners.listed());
-    listed
-        .await
-        .map_err(|_| Error::Transient("waits until the pipelines of every namespace are listed".into()))?;
+    let listed = tokio::time::timeout(LISTED_WAIT, context.owners.listed()).await.is_ok();
     // The watch may lag behind our own last status, and a topic id that is not seen would make our topic a stranger's.
     let Some(pipeline) = read(stale, context).await? else { return Ok(Action::await_change()) };
-    if pipeline.metadata.deletion_timestamp.is_some() {
+    let leaving = pipeline.metadata.deletion_timestamp.is_some();
+    // A deletion never waits for ever; without the others it leaves the topics behind.
+    if let Some(unlisted) = context.owners.unlisted().filter(|_| !listed)
+        && !(leaving && finalize::is_overdue(&pipeline.metadata, context.options.finalizer_timeout))
+    {
+        return Err(Error::Transient(format!("waits until the pipelines of {unlisted} are listed")));
+    }
+    if leaving {
         return Ok(finalize(&pipeline, context).await?);
     }
     // What only is planned leaves nothing behind that a deletion would have to look for.
@@ -152,18 +156,19 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
     };
     let planned = plan(&validated, &observed);
     if validated.plan_only {
-        return show(&pipeline, &validated, &observed, &planned, context).await;
+        return show(&mut pipeline, &validated, &observed, &planned, context).await;
     }
     let applied = match validated.paused {
         true => Applied { records: observed.records.clone(), ..Applied::default() },
         false => apply(&context.client, &context.kafka, &mut pipeline, &observed, &planned).await?,
     };
     let (observed, left) = look_again(&pipeline, &validated, observed, planned, &applied, context).await?;
-    report(&pipeline, &validated, &observed, &left, &applied, context).await?;
+    let verdict = report(&mut pipeline, &validated, &observed, &left, &applied, context).await?;
     if validated.paused {
         context.owners.withdraw(&pipeline);
-    } else if left.changes.is_empty() && applied.setbacks.is_empty() {
-        context.owners.settle(&pipeline);
+    } else {
+        let made = left.changes.is_empty() && applied.setbacks.is_empty();
+        context.owners.settle(&pipeline, made && verdict.is_rolled_out(&validated));
     }
     next(&validated, &observed, &left, &applied)
 }
@@ -202,7 +207,7 @@ fn is_settled(pipeline: &OrderPipeline) -> bool {
 /// Writes down what would change, and what Kafka says to it. Topics that are there are not taken either: what is recorded
 /// of them stays as it was.
 async fn show(
-    pipeline: &OrderPipeline,
+    pipeline: &mut OrderPipeline,
     validated: &ValidatedPipeline,
     observed: &Observed,
     planned: &Plan,
@@ -215,6 +220,7 @@ async fn show(
     if report::write(&context.client, pipeline, &status).await? {
         context.metrics.wrote_status();
     }
+    pipeline.status = Some(status);
     context.owners.withdraw(pipeline);
     next(validated, observed, planned, &Applied { setbacks, ..Applied::default() })
 }
@@ -235,14 +241,15 @@ async fn look_again(
     Ok((observed, left))
 }
 
+/// Says how the pipeline stands, in the status of `pipeline` as well.
 async fn report(
-    pipeline: &OrderPipeline,
+    pipeline: &mut OrderPipeline,
     validated: &ValidatedPipeline,
     observed: &Observed,
     left: &Plan,
     applied: &Applied,
     context: &Context,
-) -> Result<(), Error> {
+) -> Result<Verdict, Error> {
     let verdict = plan::assess(validated, observed, left, &applied.setbacks);
     let waiting: &[Change] = if validated.paused { &left.changes } else { &[] };
     let status = report::status(pipeline, &verdict, &observed.records, waiting);
@@ -257,7 +264,8 @@ async fn report(
         notes.extend(applied.setbacks.iter().map(setback_note));
     }
     report::publish(&context.recorder, pipeline, &notes).await;
-    Ok(())
+    pipeline.status = Some(status);
+    Ok(verdict)
 }
 
 fn setback_note(setback: &Setback) -> Note {

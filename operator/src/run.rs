@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures::channel::mpsc;
@@ -124,9 +124,9 @@ fn elector(
 }
 
 /// A namespace, or all.
-type Scope = Option<String>;
+pub type Scope = Option<String>;
 
-fn scopes(namespaces: Vec<String>) -> Vec<Scope> {
+pub(crate) fn scopes(namespaces: Vec<String>) -> Vec<Scope> {
     let mut names: Vec<String> =
         namespaces.into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
     names.sort();
@@ -134,7 +134,7 @@ fn scopes(namespaces: Vec<String>) -> Vec<Scope> {
     if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() }
 }
 
-fn api<K>(client: &Client, scope: &Scope) -> Api<K>
+pub(crate) fn api<K>(client: &Client, scope: &Scope) -> Api<K>
 where
     K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
 {
@@ -212,32 +212,36 @@ impl Wiring {
         let also = Arc::clone(&wake);
         context.owners.wake_by(move |pipeline| also(pipeline));
         let polled = poller::poll(context, interval, health, shutdown.clone(), |pipeline| wake(pipeline));
-        future::join(future::join_all(controllers), polled).await;
+        let listed = shutdown.run_until_cancelled(context.owners.tell_unlisted(|unlisted| match unlisted {
+            Some(unlisted) => health.unmet(LISTED, format!("waits for {unlisted}")),
+            None => health.met(LISTED),
+        }));
+        future::join3(future::join_all(controllers), polled, listed).await;
     }
 
     /// Watches one scope and reconciles what changes there.
     async fn control(&self, scope: Scope, wake_ups: mpsc::Receiver<ObjectRef<Guarded>>, concurrency: u16) {
-        let Self { watches, context, health, shutdown } = self;
+        let Self { watches, context, shutdown, .. } = self;
         let watching = watcher::Config::default().timeout(WATCH_SECONDS);
         let owned = watching.clone().labels(&format!("app.kubernetes.io/managed-by={}", names::MANAGER));
         let (store, writer) = reflector::store();
         // Status writes, our own above all, change neither generation nor finalizers and wake nobody.
         let (shared, watched) = (Arc::clone(context), scope.clone());
+        let (told, asked) = (Arc::clone(context), scope.clone());
         let pipelines = watcher(api::<Guarded>(watches, &scope), watching)
             .default_backoff()
             .inspect_ok(move |event| shared.owners.saw(&watched, event))
+            .inspect_err(move |error| {
+                if is_forbidden(error) {
+                    told.owners.forbidden(&asked, Instant::now());
+                }
+            })
             .reflect(writer)
             .applied_objects()
             .predicate_filter(
                 predicates::generation.combine(predicates::finalizers),
                 PredicateConfig::default(),
             );
-        let listed = store.clone();
-        let first_list = async move {
-            if listed.wait_until_ready().await.is_ok() {
-                health.met(LISTED);
-            }
-        };
         let (deployments, deployment_stream) = owned_objects::<Deployment>(watches, &scope, &owned);
         let (services, service_stream) = owned_objects::<Service>(watches, &scope, &owned);
         let (budgets, budget_stream) = owned_objects::<PodDisruptionBudget>(watches, &scope, &owned);
@@ -260,8 +264,13 @@ impl Wiring {
                 forget_absent(&result, context);
                 future::ready(())
             });
-        future::join3(first_list, seen, ended).await;
+        future::join(seen, ended).await;
     }
+}
+
+/// Whether the operator has no right to the list.
+fn is_forbidden(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.is_forbidden())
 }
 
 /// The watch of one kind of the operator's objects, and what it holds.

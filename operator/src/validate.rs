@@ -54,6 +54,11 @@ pub enum Reason {
     NameTaken,
 }
 
+impl Reason {
+    /// Reasons that speak of another pipeline's.
+    pub(crate) const CONFLICTS: [Self; 2] = [Self::TopicConflict, Self::GroupConflict];
+}
+
 impl Problem {
     fn new(reason: Reason, field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { field: field.into(), message: message.into(), reason }

@@ -53,7 +53,8 @@ pub(super) async fn hand_over(pipeline: &OrderPipeline, context: &Context) -> Re
             action: format!("read pipeline {heir}"),
             source: Box::new(source),
         })?;
-        if !read.is_some_and(|heir| observe::records(&heir).contains_key(topic)) {
+        let has = read.and_then(|heir| observe::records(&heir).remove(topic));
+        if has.is_none_or(|record| record.id.is_none()) {
             unconfirmed.insert(topic.clone());
         }
     }

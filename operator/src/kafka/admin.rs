@@ -15,6 +15,7 @@ use super::ffi::ConfigChange;
 use super::shared::Shared;
 use super::values::same;
 use super::{NewTopic, ObservedTopic, ffi};
+use crate::leadership::Leadership;
 
 /// How Kafka's logs and quotas name the operator.
 const CLIENT_ID: &str = "orderflow-operator";
@@ -30,14 +31,25 @@ type Results = BTreeMap<String, Result<ObservedTopic, Error>>;
 type NativeClient = Arc<AdminClient<DefaultClientContext>>;
 
 /// A handle to one Kafka cluster. What several reconciliations ask for at a time goes into one request.
+///
+/// Kafka can't tell a leader from one that was, and a change may have waited its turn for long: whether this process leads is
+/// asked right before each request that changes something is handed to librdkafka.
 pub struct Admin {
     client: Option<NativeClient>,
     timeout: Duration,
+    leadership: Leadership,
     descriptions: Shared<BTreeSet<String>, Topics>,
     checks: Shared<NewTopic, ()>,
     creations: Shared<NewTopic, ()>,
     alterations: Shared<ConfigChange, ()>,
-    deletions: Shared<String, bool>,
+    deletions: Shared<Deletion, bool>,
+}
+
+/// A topic to delete: the very one with this id.
+#[derive(Clone, Debug)]
+struct Deletion {
+    name: String,
+    id: String,
 }
 
 impl std::fmt::Debug for Admin {
@@ -47,11 +59,15 @@ impl std::fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// A handle that gives up on a request after `timeout`.
+    /// A handle that gives up on a request after `timeout`, and changes nothing while `leadership` is not held.
     ///
     /// # Errors
     /// When librdkafka refuses the settings.
-    pub fn new(connection: &KafkaConnection, timeout: Duration) -> Result<Self, Error> {
+    pub fn new(
+        connection: &KafkaConnection,
+        timeout: Duration,
+        leadership: Leadership,
+    ) -> Result<Self, Error> {
         let client = connection
             .client_config(CLIENT_ID)
             .create()
@@ -59,6 +75,7 @@ impl Admin {
         Ok(Self {
             client: Some(Arc::new(client)),
             timeout,
+            leadership,
             descriptions: Shared::new("describe topics"),
             checks: Shared::new("check a topic"),
             creations: Shared::new("create a topic"),
@@ -132,7 +149,7 @@ impl Admin {
     /// Creates a topic and returns once a broker shows it.
     ///
     /// # Errors
-    /// When Kafka can't be reached or refuses; [`Error::is_topic_exists`] when it is there already.
+    /// When Kafka can't be reached or refuses, or this process does not lead; [`Error::is_topic_exists`] when it is there already.
     pub async fn create(&self, topic: &NewTopic) -> Result<(), Error> {
         self.creations.ask(topic.clone(), name_of, |topics| self.create_all(topics, false)).await?;
         self.shown(&topic.name, |_| true).await
@@ -140,7 +157,7 @@ impl Admin {
 
     async fn create_all(&self, topics: Vec<NewTopic>, only_check: bool) -> Vec<Result<(), Error>> {
         let action = if only_check { "check topics" } else { "create topics" };
-        self.for_each(action, topics, move |client, topics, timeout| {
+        self.for_each(action, topics, self.right(only_check), move |client, topics, timeout| {
             ffi::create_topics(client, topics, only_check, timeout)
         })
         .await
@@ -149,7 +166,7 @@ impl Admin {
     /// Sets and resets single configuration keys; others stay as they are.
     ///
     /// # Errors
-    /// When Kafka can't be reached or refuses.
+    /// When Kafka can't be reached or refuses, or this process does not lead.
     pub async fn alter_config(
         &self,
         topic: &str,
@@ -180,7 +197,8 @@ impl Admin {
     }
 
     async fn alter_all(&self, changes: Vec<ConfigChange>, only_check: bool) -> Vec<Result<(), Error>> {
-        self.for_each("change topics' configurations", changes, move |client, changes, timeout| {
+        let action = "change topics' configurations";
+        self.for_each(action, changes, self.right(only_check), move |client, changes, timeout| {
             ffi::alter_topic_configs(client, changes, only_check, timeout)
         })
         .await
@@ -192,30 +210,50 @@ impl Admin {
     /// could be hit.
     ///
     /// # Errors
-    /// When Kafka can't be reached or refuses.
+    /// When Kafka can't be reached or refuses, or this process does not lead.
     pub async fn delete(&self, name: &str, id: &str) -> Result<bool, Error> {
-        let found = self.describe(&BTreeSet::from([name.to_owned()])).await?;
-        if found.get(name).is_none_or(|topic| topic.id != id) {
-            return Ok(false);
-        }
-        self.deletions.ask(name.to_owned(), |name| Some(name), |names| self.delete_all(names)).await
+        let deletion = Deletion { name: name.to_owned(), id: id.to_owned() };
+        self.deletions.ask(deletion, |deletion| Some(&deletion.name), |doomed| self.delete_all(doomed)).await
     }
 
-    async fn delete_all(&self, names: Vec<String>) -> Vec<Result<bool, Error>> {
-        let action = "delete topics";
-        let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
-        let results = match self.client().delete_topics(&wanted, &self.options()).await {
-            Ok(results) => results,
-            Err(source) => return names.iter().map(|_| Err(Error::client(action, source.clone()))).collect(),
+    async fn delete_all(&self, doomed: Vec<Deletion>) -> Vec<Result<bool, Error>> {
+        let names = doomed.iter().map(|deletion| deletion.name.clone()).collect();
+        let found = match self.describe_each(&names).await {
+            Ok(found) => found,
+            Err(error) => return doomed.iter().map(|_| Err(error.clone())).collect(),
         };
-        let mut refused: BTreeMap<String, _> = results.into_iter().filter_map(Result::err).collect();
-        let result = |name: &String| {
-            let Some(code) = refused.remove(name) else { return Ok(true) };
-            let error =
-                Error::Refused { action: format!("delete topic {name}"), message: code.to_string(), code };
-            if error.is_unknown_topic() { Ok(false) } else { Err(error) }
+        let is_there = |Deletion { name, id }: &Deletion| match found.get(name) {
+            Some(Ok(topic)) => Ok(topic.id == *id),
+            Some(Err(error)) => Err(error.clone()),
+            None => Ok(false),
         };
-        names.iter().map(result).collect()
+        let there: Vec<Result<bool, Error>> = doomed.iter().map(is_there).collect();
+        let present = doomed.iter().zip(&there).filter(|(_, there)| matches!(there, Ok(true)));
+        let wanted: Vec<&str> = present.map(|(deletion, _)| deletion.name.as_str()).collect();
+        let mut refused = self.delete_by_name(&wanted).await;
+        let result = |(deletion, there): (&Deletion, Result<bool, Error>)| match (there, &mut refused) {
+            (Ok(true), Ok(refused)) => refused
+                .remove(&deletion.name)
+                .map_or(Ok(true), |error| if error.is_unknown_topic() { Ok(false) } else { Err(error) }),
+            (Ok(true), Err(error)) => Err(error.clone()),
+            (there, _) => there,
+        };
+        doomed.iter().zip(there).map(result).collect()
+    }
+
+    /// What Kafka refused of a deletion, by name.
+    async fn delete_by_name(&self, names: &[&str]) -> Result<BTreeMap<String, Error>, Error> {
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        self.leadership.check()?;
+        let results = self.client().delete_topics(names, &self.options()).await;
+        let results = results.map_err(|source| Error::client("delete topics", source))?;
+        let refused = results.into_iter().filter_map(Result::err).map(|(name, code)| {
+            let action = format!("delete topic {name}");
+            (name, Error::Refused { action, message: code.to_string(), code })
+        });
+        Ok(refused.collect())
     }
 
     /// Waits until the brokers show what the controller has accepted. Not shown in time is no failure: the next pass
@@ -259,6 +297,11 @@ impl Admin {
         Ok((configs, refused))
     }
 
+    /// What a request needs: a question is anybody's, a change only the leader's.
+    fn right(&self, only_check: bool) -> Leadership {
+        if only_check { Leadership::unshared() } else { self.leadership.clone() }
+    }
+
     fn options(&self) -> AdminOptions {
         AdminOptions::new().request_timeout(Some(self.timeout)).operation_timeout(Some(self.timeout))
     }
@@ -267,18 +310,23 @@ impl Admin {
         self.client.as_ref().expect("the client is taken only by drop")
     }
 
-    /// Runs a blocking request for several things off the runtime's threads; the answers are at their places.
+    /// Runs a blocking request for several things off the runtime's threads, if `right` is held when its turn has come; the
+    /// answers are at their places.
     async fn for_each<I: Send + Sync + 'static, T: Send + 'static>(
         &self,
         action: &'static str,
         items: Vec<I>,
+        right: Leadership,
         request: impl FnOnce(&AdminClient<DefaultClientContext>, &[I], Duration) -> Vec<Result<T, Error>>
         + Send
         + 'static,
     ) -> Vec<Result<T, Error>> {
         let count = items.len();
-        let asked = self.blocking(action, move |client, timeout| Ok(request(client, &items, timeout))).await;
-        asked.unwrap_or_else(|error| (0..count).map(|_| Err(error.clone())).collect())
+        let asked = self.blocking(action, move |client, timeout| {
+            right.check()?;
+            Ok(request(client, &items, timeout))
+        });
+        asked.await.unwrap_or_else(|error| (0..count).map(|_| Err(error.clone())).collect())
     }
 
     /// Runs a blocking request off the runtime's threads.

@@ -83,8 +83,10 @@ fn committed(
     Ok(committed)
 }
 
-/// Records between what was committed and the end; those that the broker removed since are not waited for.
+/// Records between what was committed and the end; those that the broker removed since are not waited for. A commit beyond the
+/// end is one on another topic of that name: of this one nothing is known to be consumed.
 fn left(committed: Option<i64>, low: i64, high: i64) -> i64 {
+    let committed = committed.filter(|committed| *committed <= high);
     (high - committed.unwrap_or(low).max(low)).max(0)
 }
 
@@ -104,6 +106,12 @@ mod tests {
     fn records_that_the_broker_removed_are_not_waited_for() {
         assert_eq!(left(Some(3), 8, 10), 2);
         assert_eq!(left(Some(3), 10, 10), 0);
-        assert_eq!(left(Some(12), 0, 10), 0, "committed on a topic that was longer");
+    }
+
+    #[test]
+    fn a_commit_beyond_the_end_is_none() {
+        assert_eq!(left(Some(12), 0, 10), 10, "committed on a topic that was longer");
+        assert_eq!(left(Some(12), 7, 10), 3);
+        assert_eq!(left(Some(12), 10, 10), 0);
     }
 }

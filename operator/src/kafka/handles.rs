@@ -19,7 +19,7 @@ pub struct Handles {
 }
 
 impl Handles {
-    /// An empty cache whose handles give up on a request after `timeout`.
+    /// An empty cache whose handles give up on a request after `timeout`, and change nothing while `leadership` is not held.
     #[must_use]
     pub fn new(timeout: Duration, leadership: Leadership) -> Self {
         Self { timeout, leadership, by_connection: Mutex::default() }
@@ -34,19 +34,9 @@ impl Handles {
         if let Some(admin) = handles.get(connection) {
             return Ok(Arc::clone(admin));
         }
-        let admin = Arc::new(Admin::new(connection, self.timeout)?);
+        let admin = Arc::new(Admin::new(connection, self.timeout, self.leadership.clone())?);
         handles.insert(connection.clone(), Arc::clone(&admin));
         Ok(admin)
-    }
-
-    /// The handle for `connection`, for a change to be made right now: Kafka can't tell a leader from one that was, so each
-    /// change asks for its handle anew.
-    ///
-    /// # Errors
-    /// When this process does not lead, or as [`Handles::get`].
-    pub fn for_change(&self, connection: &KafkaConnection) -> Result<Arc<Admin>, Error> {
-        self.leadership.check()?;
-        self.get(connection)
     }
 
     /// Drops the handle for `connection`, so that the next look is made with a new one: librdkafka can forget its brokers

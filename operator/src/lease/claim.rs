@@ -23,6 +23,8 @@ pub(super) struct Candidate {
 struct Seen {
     version: Option<String>,
     since: Instant,
+    /// Who else held it, and how long it was promised.
+    other: Option<(String, Duration)>,
 }
 
 /// What a candidate may do.
@@ -39,6 +41,15 @@ pub(super) enum Verdict {
     },
 }
 
+impl Seen {
+    /// What is left of the time that another was promised, if anything is.
+    fn wait(&self, now: Instant) -> Option<Verdict> {
+        let (holder, promised) = self.other.as_ref()?;
+        let left = promised.saturating_sub(now.saturating_duration_since(self.since));
+        (!left.is_zero()).then(|| Verdict::Wait { holder: holder.clone(), left })
+    }
+}
+
 impl Candidate {
     /// A candidate for the lease of this name, under an `identity` that no other process has.
     pub(super) fn new(name: &str, identity: &str, timing: Timing) -> Self {
@@ -52,28 +63,30 @@ impl Candidate {
 
     /// Judges the lease as it was read by `now`; `wall` is only written down, for people.
     pub(super) fn judge(&mut self, found: Option<&Lease>, now: Instant, wall: Timestamp) -> Verdict {
-        let Some(lease) = found else {
-            self.seen = None;
-            return Verdict::Take(Box::new(self.new_lease(wall)));
-        };
+        if let Some(lease) = found {
+            self.look(lease, now);
+        }
+        // A lease that somebody deleted is still its holder's, who has not heard of it yet.
+        if let Some(wait) = self.seen.as_ref().and_then(|seen| seen.wait(now)) {
+            return wait;
+        }
+        Verdict::Take(Box::new(match found {
+            Some(lease) if self.holds(lease) => self.renewed(lease, wall),
+            Some(lease) => self.taken(lease, wall),
+            None => self.new_lease(wall),
+        }))
+    }
+
+    /// Remembers the lease, and since when it has been so.
+    fn look(&mut self, lease: &Lease, now: Instant) {
         let version = &lease.metadata.resource_version;
         let since = match &self.seen {
             Some(seen) if seen.version == *version => seen.since,
             _ => now,
         };
-        self.seen = Some(Seen { version: version.clone(), since });
-        match holder(lease) {
-            Some(holder) if holder != self.identity => {
-                let left = self.promised(lease).saturating_sub(now.saturating_duration_since(since));
-                if left.is_zero() {
-                    Verdict::Take(Box::new(self.taken(lease, wall)))
-                } else {
-                    Verdict::Wait { holder: holder.to_owned(), left }
-                }
-            }
-            Some(_) => Verdict::Take(Box::new(self.renewed(lease, wall))),
-            None => Verdict::Take(Box::new(self.taken(lease, wall))),
-        }
+        let other = holder(lease).filter(|holder| *holder != self.identity);
+        let other = other.map(|holder| (holder.to_owned(), self.promised(lease)));
+        self.seen = Some(Seen { version: version.clone(), since, other });
     }
 
     /// The lease without a holder; everything else stays, so that the count of transitions goes on.
@@ -229,6 +242,21 @@ mod tests {
         assert!(!waits(&me.judge(Some(&lease), now + Duration::from_secs(60), wall(0))));
         lease.spec.as_mut().unwrap().lease_duration_seconds = None;
         assert!(!waits(&me.judge(Some(&lease), now + DURATION, wall(0))));
+    }
+
+    #[test]
+    fn a_lease_that_was_deleted_is_its_holder_s_until_its_time_has_run_out() {
+        let (mut me, now) = (candidate("me"), Instant::now());
+        me.judge(Some(&held_by("other", "1")), now, wall(0));
+        let verdict = me.judge(None, now + DURATION - BIT, wall(0));
+        assert_eq!(verdict, Verdict::Wait { holder: "other".into(), left: BIT });
+        let made = stored(me.judge(None, now + DURATION, wall(0)), "2");
+        assert!(me.holds(&made));
+        assert!(!waits(&me.judge(None, now + DURATION, wall(0))), "one's own is made again at once");
+
+        let mut next = candidate("next");
+        next.judge(Some(&candidate("other").released(&held_by("other", "3"), wall(0))), now, wall(0));
+        assert!(!waits(&next.judge(None, now, wall(0))), "nobody held it");
     }
 
     #[test]

@@ -1,19 +1,25 @@
 //! What the watches have shown of all pipelines, and what each holds while it is at work.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 use tokio::sync::watch;
 
-use super::{Claim, Claimant, Conflict, Kind, owner};
+use super::state::State;
+use super::{Claimant, Conflict, Kind};
 use crate::crd::{OrderPipeline, TopicStatus};
 use crate::poller::PipelineRef;
 
 /// A namespace that is watched, or all.
-type Scope = Option<String>;
+pub(super) type Scope = Option<String>;
+
+/// A namespace that may not be listed for this long is done without: until then nothing is done in any other. A Role that is
+/// made with the operator, or an API server that has just started, is there within seconds.
+const FORBIDDEN: Duration = Duration::from_secs(300);
 
 type Waker = Box<dyn Fn(PipelineRef) + Send + Sync>;
 
@@ -21,7 +27,7 @@ type Waker = Box<dyn Fn(PipelineRef) + Send + Sync>;
 pub struct Owners {
     state: Mutex<State>,
     /// Scopes whose pipelines are not all known yet.
-    unlisted: watch::Sender<HashSet<Scope>>,
+    unlisted: watch::Sender<BTreeSet<Scope>>,
     waker: OnceLock<Waker>,
 }
 
@@ -36,19 +42,6 @@ pub struct Ruling {
     pub taken: BTreeMap<String, PipelineRef>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    pipelines: BTreeMap<PipelineRef, Claimant>,
-    by_claim: HashMap<Claim, BTreeSet<PipelineRef>>,
-    /// What a pass found to be its pipeline's. It stays so until that pipeline lets it go, whatever the watches show meanwhile:
-    /// two passes never both act on one claim.
-    held: HashMap<Claim, PipelineRef>,
-    /// What a pipeline that is leaving has left to its heir.
-    left: HashSet<(PipelineRef, Claim)>,
-    /// Lists that are being read.
-    listing: HashMap<Scope, BTreeMap<PipelineRef, Claimant>>,
-}
-
 impl std::fmt::Debug for Owners {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Owners").field("state", &self.state).finish_non_exhaustive()
@@ -57,7 +50,11 @@ impl std::fmt::Debug for Owners {
 
 impl Default for Owners {
     fn default() -> Self {
-        Self { state: Mutex::default(), unlisted: watch::Sender::new(HashSet::new()), waker: OnceLock::new() }
+        Self {
+            state: Mutex::default(),
+            unlisted: watch::Sender::new(BTreeSet::new()),
+            waker: OnceLock::new(),
+        }
     }
 }
 
@@ -75,19 +72,55 @@ impl Owners {
     /// Waits until the pipelines of every scope are known.
     pub async fn listed(&self) {
         // The sender lives as long as this does.
-        let _ = self.unlisted.subscribe().wait_for(HashSet::is_empty).await;
+        let _ = self.unlisted.subscribe().wait_for(BTreeSet::is_empty).await;
+    }
+
+    /// Whose pipelines are not known yet, in words; `None` when all are.
+    #[must_use]
+    pub fn unlisted(&self) -> Option<String> {
+        in_words(&self.unlisted.borrow())
+    }
+
+    /// Calls `tell` with [`Owners::unlisted`], now and whenever it changes, until all are known.
+    pub async fn tell_unlisted(&self, tell: impl Fn(Option<String>)) {
+        let mut unlisted = self.unlisted.subscribe();
+        loop {
+            let words = in_words(&unlisted.borrow_and_update());
+            let all_known = words.is_none();
+            tell(words);
+            if all_known || unlisted.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The pipelines of `scope` may not be listed, says the API server at `now`. One of which it has said so for long is not
+    /// waited for.
+    pub fn forbidden(&self, scope: &Scope, now: Instant) {
+        let since = *self.lock().forbidden.entry(scope.clone()).or_insert(now);
+        if now.saturating_duration_since(since) < FORBIDDEN {
+            return;
+        }
+        if self.unlisted.send_if_modified(|unlisted| unlisted.remove(scope)) {
+            let scope = in_words(&BTreeSet::from([scope.clone()]));
+            tracing::warn!(scope, bound = ?FORBIDDEN, "pipelines may not be listed: done without them");
+        }
     }
 
     /// Takes in what the watch of `scope` showed.
     pub fn saw(&self, scope: &Scope, event: &Event<DeserializeGuard<OrderPipeline>>) {
         let mut state = self.lock();
+        // A list begins with this, whatever comes of it.
+        if !matches!(event, Event::Init) {
+            state.forbidden.remove(scope);
+        }
         let woken = match event {
             Event::Init => {
                 state.listing.insert(scope.clone(), BTreeMap::new());
                 BTreeSet::new()
             }
             Event::InitApply(object) => {
-                if let Some(claimant) = state.claimant(object) {
+                if let Some(claimant) = claimant(&state, object) {
                     let listing = state.listing.entry(scope.clone()).or_default();
                     listing.insert(claimant.pipeline.clone(), claimant);
                 }
@@ -99,7 +132,7 @@ impl Owners {
                 self.unlisted.send_if_modified(|unlisted| unlisted.remove(scope));
                 woken
             }
-            Event::Apply(object) => match state.claimant(object) {
+            Event::Apply(object) => match claimant(&state, object) {
                 Some(claimant) => state.learn(claimant),
                 None => BTreeSet::new(),
             },
@@ -123,16 +156,30 @@ impl Owners {
         Some(ruling)
     }
 
-    /// The pipeline is as its spec says: it lets go what the spec no longer names.
-    pub fn settle(&self, pipeline: &OrderPipeline) {
+    /// The pipeline was made as its spec says, and its status says what it has now: it lets go groups that the spec no longer
+    /// names and that have no pods, and such topics once all pods are those of the spec (`rolled_out`).
+    pub fn settle(&self, pipeline: &OrderPipeline, rolled_out: bool) {
         let claimant = Claimant::of(pipeline);
-        self.release(&claimant, |claim| claimant.named.contains(claim));
+        let mut state = self.lock();
+        let mut woken = state.release(&claimant, |claim| {
+            let in_use = match claim.kind {
+                Kind::Topic => !rolled_out,
+                Kind::Group => claimant.groups.contains(claim),
+            };
+            in_use || claimant.named.contains(claim)
+        });
+        if rolled_out {
+            woken.extend(state.leave_other_clusters(&claimant));
+        }
+        drop(state);
+        self.wake(woken);
     }
 
-    /// The pipeline was refused: it lets go what it never had.
+    /// Nothing is made of what the spec says: the pipeline lets go what its status does not say that it has.
     pub fn withdraw(&self, pipeline: &OrderPipeline) {
         let claimant = Claimant::of(pipeline);
-        self.release(&claimant, |claim| claimant.records(claim));
+        let woken = self.lock().release(&claimant, |claim| claimant.records(claim));
+        self.wake(woken);
     }
 
     /// Who else is to have the recorded topics of a pipeline that is leaving, by topic.
@@ -141,7 +188,8 @@ impl Owners {
         let claimant = Claimant::of(pipeline);
         let state = self.lock();
         let heirs = claimant.topics.keys().filter_map(|claim| {
-            Some((claim.name.clone(), state.heir(claim, &claimant.pipeline)?.pipeline.clone()))
+            claimant.seen(claim)?;
+            Some((claim.name.clone(), state.heir(claim, &claimant)?.pipeline.clone()))
         });
         heirs.collect()
     }
@@ -153,37 +201,21 @@ impl Owners {
         let mut state = self.lock();
         let known = state.knows(&claimant);
         let mut heirs = BTreeMap::new();
-        for claim in claimant.topics.keys() {
-            let left = (claimant.pipeline.clone(), claim.clone());
-            // Heirs may have gone since the last time.
-            state.left.remove(&left);
-            let heir = state.heir(claim, &claimant.pipeline).map(|heir| heir.pipeline.clone());
+        // Heirs may have gone since the last time.
+        state.left.remove(&claimant.pipeline);
+        for claim in claimant.topics.keys().filter(|claim| claimant.seen(claim).is_some()) {
+            let heir = state.heir(claim, &claimant).map(|heir| heir.pipeline.clone());
             if let Some(heir) = heir {
                 heirs.insert(claim.name.clone(), heir);
                 if known {
-                    state.left.insert(left);
-                    if state.held.get(claim) == Some(&claimant.pipeline) {
-                        state.held.remove(claim);
-                    }
+                    state.left.entry(claimant.pipeline.clone()).or_default().insert(claim.clone());
+                    state.let_go(claim, &claimant.pipeline);
                 }
             }
         }
         drop(state);
         self.wake(heirs.values().cloned().collect());
         heirs
-    }
-
-    fn release(&self, claimant: &Claimant, keeps: impl Fn(&Claim) -> bool) {
-        let mut state = self.lock();
-        if !state.knows(claimant) {
-            return;
-        }
-        let goes = |claim: &Claim, holder: &PipelineRef| *holder == claimant.pipeline && !keeps(claim);
-        let released: Vec<Claim> =
-            state.held.extract_if(|claim, holder| goes(claim, holder)).map(|(claim, _)| claim).collect();
-        let woken = state.sharers(&released, &claimant.pipeline);
-        drop(state);
-        self.wake(woken);
     }
 
     fn wake(&self, pipelines: BTreeSet<PipelineRef>) {
@@ -197,153 +229,19 @@ impl Owners {
     }
 }
 
-impl State {
-    fn knows(&self, claimant: &Claimant) -> bool {
-        self.pipelines.get(&claimant.pipeline).is_some_and(|known| known.uid == claimant.uid)
-    }
+fn in_words(scopes: &BTreeSet<Scope>) -> Option<String> {
+    let word = |scope: &Scope| match scope {
+        Some(namespace) => format!("namespace {namespace}"),
+        None => "all namespaces".to_owned(),
+    };
+    (!scopes.is_empty()).then(|| scopes.iter().map(word).collect::<Vec<_>>().join(", "))
+}
 
-    /// What an object says; of one that does not parse, what it last said.
-    fn claimant(&self, object: &DeserializeGuard<OrderPipeline>) -> Option<Claimant> {
-        match &object.0 {
-            Ok(pipeline) => Some(Claimant::of(pipeline)),
-            Err(_) => self.pipelines.get(&reference(object)).cloned(),
-        }
-    }
-
-    /// Takes a claimant in; returns who may be concerned.
-    fn learn(&mut self, claimant: Claimant) -> BTreeSet<PipelineRef> {
-        let before = self.pipelines.get(&claimant.pipeline);
-        if before == Some(&claimant) {
-            return BTreeSet::new();
-        }
-        let same = before.is_some_and(|before| before.uid == claimant.uid);
-        let mut woken =
-            if before.is_some() && !same { self.forget(&claimant.pipeline) } else { BTreeSet::new() };
-        let had = self.pipelines.get(&claimant.pipeline).map(Claimant::all).unwrap_or_default();
-        let has = claimant.all();
-        let pipeline = claimant.pipeline.clone();
-        for claim in had.difference(&has) {
-            self.unlink(claim, &pipeline);
-        }
-        for claim in &has {
-            self.by_claim.entry(claim.clone()).or_default().insert(pipeline.clone());
-        }
-        self.pipelines.insert(pipeline.clone(), claimant);
-        woken.extend(self.sharers(had.union(&has), &pipeline));
-        woken
-    }
-
-    /// A pipeline is gone; returns who may be concerned.
-    fn forget(&mut self, pipeline: &PipelineRef) -> BTreeSet<PipelineRef> {
-        let Some(gone) = self.pipelines.remove(pipeline) else { return BTreeSet::new() };
-        let held: Vec<Claim> =
-            self.held.extract_if(|_, holder| holder == pipeline).map(|(claim, _)| claim).collect();
-        self.left.retain(|(leaver, _)| leaver != pipeline);
-        let claims = gone.all();
-        for claim in &claims {
-            self.unlink(claim, pipeline);
-        }
-        self.sharers(claims.iter().chain(&held), pipeline)
-    }
-
-    fn unlink(&mut self, claim: &Claim, pipeline: &PipelineRef) {
-        if let Some(pipelines) = self.by_claim.get_mut(claim) {
-            pipelines.remove(pipeline);
-            if pipelines.is_empty() {
-                self.by_claim.remove(claim);
-            }
-        }
-    }
-
-    /// Puts a whole list in the place of what was known of its scope; returns who may be concerned.
-    fn replace(&mut self, scope: &Scope, listed: BTreeMap<PipelineRef, Claimant>) -> BTreeSet<PipelineRef> {
-        let within = |pipeline: &PipelineRef| scope.as_ref().is_none_or(|scope| *scope == pipeline.namespace);
-        let gone: Vec<PipelineRef> = self
-            .pipelines
-            .keys()
-            .filter(|pipeline| within(pipeline) && !listed.contains_key(pipeline))
-            .cloned()
-            .collect();
-        let mut woken: BTreeSet<PipelineRef> = gone.iter().flat_map(|gone| self.forget(gone)).collect();
-        for claimant in listed.into_values() {
-            woken.extend(self.learn(claimant));
-        }
-        woken
-    }
-
-    fn rule(&mut self, claimant: &Claimant) -> Ruling {
-        let mut ruling = Ruling::default();
-        for claim in &claimant.named {
-            let owner = self.owner(claim).filter(|owner| owner.uid != claimant.uid);
-            if let Some(owner) = owner {
-                let owner = owner.pipeline.clone();
-                ruling.conflicts.push(Conflict { claim: claim.clone(), owner });
-                continue;
-            }
-            if let Some((from, record)) = self.inheritance(claim, claimant) {
-                ruling.inherited.insert(claim.name.clone(), (from, record));
-            }
-            self.held.insert(claim.clone(), claimant.pipeline.clone());
-        }
-        for (claim, record) in claimant.topics.iter().filter(|(claim, _)| !claimant.named.contains(claim)) {
-            let heir = self.owner(claim).filter(|owner| owner.uid != claimant.uid);
-            if let Some(heir) =
-                heir.filter(|heir| heir.topics.get(claim).is_some_and(|has| has.id == record.id))
-            {
-                ruling.taken.insert(claim.name.clone(), heir.pipeline.clone());
-            }
-        }
-        ruling
-    }
-
-    fn owner(&self, claim: &Claim) -> Option<&Claimant> {
-        // Whoever holds it may have stopped naming it a moment ago, and is still at work on letting it go.
-        let holder = self.held.get(claim).and_then(|holder| self.pipelines.get(holder));
-        holder.or_else(|| owner(claim, self.sharing(claim).filter(|other| !self.has_left(other, claim))))
-    }
-
-    /// Who else is to have `claim` when `leaver` is gone.
-    fn heir(&self, claim: &Claim, leaver: &PipelineRef) -> Option<&Claimant> {
-        let others = || self.sharing(claim).filter(|other| other.pipeline != *leaver && !other.leaving);
-        let holder = self.held.get(claim);
-        others().find(|other| Some(&other.pipeline) == holder).or_else(|| owner(claim, others()))
-    }
-
-    /// What another that has left `claim` knows of the topic, if that is more than `heir` knows.
-    fn inheritance(&self, claim: &Claim, heir: &Claimant) -> Option<(PipelineRef, TopicStatus)> {
-        if claim.kind != Kind::Topic {
-            return None;
-        }
-        let knows = heir.topics.get(claim);
-        let leavers = self.sharing(claim).filter(|other| {
-            other.uid != heir.uid && (self.has_left(other, claim) || !other.named.contains(claim))
-        });
-        let known = leavers.filter_map(|other| Some((other, other.topics.get(claim)?)));
-        let more =
-            known.filter(|(_, record)| knows.is_none_or(|knows| knows.id.is_none() && record.id.is_some()));
-        let (from, record) = more.min_by_key(|(other, _)| other.rank(claim))?;
-        // What the heir does not declare stays as it is: to reset a retention could cost records.
-        let record = TopicStatus { owned_configs: BTreeSet::new(), ..record.clone() };
-        Some((from.pipeline.clone(), record))
-    }
-
-    fn has_left(&self, claimant: &Claimant, claim: &Claim) -> bool {
-        !self.left.is_empty() && self.left.contains(&(claimant.pipeline.clone(), claim.clone()))
-    }
-
-    /// Who names or records `claim`.
-    fn sharing(&self, claim: &Claim) -> impl Iterator<Item = &Claimant> {
-        let pipelines = self.by_claim.get(claim).into_iter().flatten();
-        pipelines.filter_map(|pipeline| self.pipelines.get(pipeline))
-    }
-
-    fn sharers<'a>(
-        &self,
-        claims: impl IntoIterator<Item = &'a Claim>,
-        but: &PipelineRef,
-    ) -> BTreeSet<PipelineRef> {
-        let sharers = claims.into_iter().filter_map(|claim| self.by_claim.get(claim)).flatten();
-        sharers.filter(|pipeline| *pipeline != but).cloned().collect()
+/// What an object says; of one that does not parse, what it last said.
+fn claimant(state: &State, object: &DeserializeGuard<OrderPipeline>) -> Option<Claimant> {
+    match &object.0 {
+        Ok(pipeline) => Some(Claimant::of(pipeline)),
+        Err(_) => state.pipelines.get(&reference(object)).cloned(),
     }
 }
 

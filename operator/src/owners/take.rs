@@ -1,7 +1,7 @@
 //! What a pass does about ownership before all else: it takes what was left to its pipeline, and lets go what another took.
 
 use crate::context::Context;
-use crate::crd::OrderPipeline;
+use crate::crd::{Mode, OrderPipeline};
 use crate::observe;
 use crate::poller::PipelineRef;
 use crate::reconcile::Error;
@@ -9,7 +9,8 @@ use crate::report::{self, Note};
 
 use super::Conflict;
 
-/// Rules on what `pipeline` may have, and writes down which topics it took over or let go; returns what belongs to others.
+/// Rules on what `pipeline` may have, and writes down which topics it took over or let go; returns what belongs to others. Under
+/// a plan nothing is written down.
 ///
 /// # Errors
 /// When the watches do not know the pipeline, or when writing fails: without the record nothing of another's is taken.
@@ -17,7 +18,8 @@ pub async fn take(pipeline: &mut OrderPipeline, context: &Context) -> Result<Vec
     let Some(ruling) = context.owners.rule(pipeline) else {
         return Err(Error::Transient("waits until the watch shows the pipeline".to_owned()));
     };
-    if ruling.inherited.is_empty() && ruling.taken.is_empty() {
+    let plans = pipeline.spec.mode == Mode::Plan;
+    if plans || (ruling.inherited.is_empty() && ruling.taken.is_empty()) {
         return Ok(ruling.conflicts);
     }
     let mut records = observe::records(pipeline);

@@ -1,7 +1,10 @@
 //! One owner per claim, whatever the order of things; hand-overs that lose nothing.
 
+mod keeping;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
@@ -109,13 +112,6 @@ fn a_group_has_one_owner_on_each_cluster() {
 }
 
 #[test]
-fn the_addresses_of_a_cluster_are_a_set() {
-    let of = |servers: &str| super::cluster(servers);
-    assert_eq!(of("a:1,b:2"), of("B:2, a:1,"));
-    assert_ne!(of("a:1,b:2"), of("a:1"));
-}
-
-#[test]
 fn whoever_has_it_keeps_it_against_an_older_one_through_a_restart() {
     let (old, young) = (pipeline("a", 1, "t", &[]), pipeline("b", 2, "t", &[]));
     let owners = listed([&young]);
@@ -145,7 +141,7 @@ fn a_removed_group_is_its_pipeline_s_until_its_pods_are_gone() {
     owner.spec.consumer_groups.clear();
     owners.saw(&None, &Event::Apply(guarded(&owner)));
     assert_eq!(conflicts(&owners, &other), belongs("group g", "a"));
-    owners.settle(&owner);
+    owners.settle(&owner, true);
     assert_eq!(conflicts(&owners, &other), []);
 }
 
@@ -200,7 +196,7 @@ fn a_topic_that_left_the_spec_goes_to_whoever_names_it_and_is_forgotten_by_the_o
     assert_eq!(conflicts(&owners, &other), belongs("topic d", "a"));
     let owner = with_dead_letters_in(owner, "e");
     assert_eq!(conflicts(&owners, &owner), []);
-    owners.settle(&owner);
+    owners.settle(&owner, true);
     let found = ruling(&owners, &other);
     assert_eq!((found.conflicts, found.inherited["d"].1.created_by_us), (vec![], true));
     owners.saw(&None, &Event::Apply(guarded(&recorded(other, "d", "id"))));
@@ -223,7 +219,7 @@ fn those_who_wait_are_woken_when_the_owner_goes_or_lets_go() {
     smaller.spec.consumer_groups.clear();
     ruling(&owners, &smaller);
     take();
-    owners.settle(&smaller);
+    owners.settle(&smaller, true);
     assert_eq!(take(), ["b"]);
     owners.saw(&None, &Event::Apply(guarded(&owner)));
     take();
@@ -257,6 +253,32 @@ async fn nothing_is_ruled_before_every_namespace_is_listed() {
         owners.saw(scope, &Event::InitDone);
     }
     owners.listed().await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_not_listed_is_named_and_not_waited_for_for_ever() {
+    let (owners, told) = (Owners::default(), Mutex::new(Vec::new()));
+    let (good, bad) = (Some("a".to_owned()), Some("b".to_owned()));
+    owners.expect([good.clone(), bad.clone()]);
+    let begun = Instant::now();
+    owners.forbidden(&bad, begun);
+    let act = async {
+        tokio::task::yield_now().await;
+        owners.saw(&good, &Event::InitDone);
+        tokio::task::yield_now().await;
+        owners.forbidden(&bad, begun + Duration::from_secs(299));
+        assert_eq!(owners.unlisted().as_deref(), Some("namespace b"));
+        owners.saw(&bad, &Event::Init);
+        owners.saw(&bad, &Event::InitApply(guarded(&pipeline("a", 1, "t", &[]))));
+        owners.forbidden(&bad, begun + Duration::from_secs(301));
+        assert!(owners.unlisted().is_some(), "it was about to be listed in between");
+        owners.saw(&bad, &Event::Init);
+        owners.forbidden(&bad, begun + Duration::from_secs(601));
+    };
+    futures::join!(owners.tell_unlisted(|unlisted| told.lock().unwrap().push(unlisted)), act);
+    let told = told.into_inner().unwrap();
+    let told: Vec<_> = told.iter().map(Option::as_deref).collect();
+    assert_eq!(told, [Some("namespace a, namespace b"), Some("namespace b"), None]);
 }
 
 /// Few names and seconds, so that they often meet.

@@ -2,12 +2,15 @@
 //!
 //! `Ready`, `Reconciling` and `Stalled` follow kstatus: `Stalled` is true only for what a person must mend.
 
+use std::collections::BTreeMap;
+
 use super::{Plan, Setback, standstill};
 use crate::crd::{ConsumerGroupStatus, OrderPipelineStatus, OrderServiceStatus};
 use crate::kafka::Severity;
-use crate::observe::{KafkaView, ObjectKey, ObjectKind, Observed};
+use crate::names;
+use crate::observe::{KafkaView, LiveObject, ObjectKey, ObjectKind, Observed};
 use crate::render;
-use crate::validate::{Part, Problem, ValidatedPipeline, Workload};
+use crate::validate::{Part, Problem, Reason, ValidatedPipeline, Workload};
 
 /// A condition without its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,21 @@ impl Verdict {
     #[must_use]
     pub fn is_true(&self, type_: &str) -> bool {
         self.findings.iter().any(|finding| finding.type_ == type_ && finding.status == "True")
+    }
+
+    /// Whether all pods are those of the spec, and none runs of a group that left it.
+    #[must_use]
+    pub fn is_rolled_out(&self, pipeline: &ValidatedPipeline) -> bool {
+        let lacks = |finding: &Finding| {
+            ["OrderServiceReady", "ConsumersReady"].contains(&finding.type_) && finding.status != "True"
+        };
+        let is_of_spec = |group: &ConsumerGroupStatus| {
+            pipeline
+                .workloads
+                .iter()
+                .any(|workload| matches!(&workload.part, Part::Group(name) if *name == group.name))
+        };
+        !self.findings.iter().any(lacks) && self.consumer_groups.iter().all(is_of_spec)
     }
 }
 
@@ -74,10 +92,10 @@ pub fn assess(
     Verdict {
         findings,
         order_service: service.map(|workload| {
-            let pods = pods(pipeline, workload, observed);
+            let pods = pods(deployment(pipeline, workload, observed), workload.replicas);
             OrderServiceStatus { replicas: workload.replicas, ready_replicas: pods.ready }
         }),
-        consumer_groups: groups.iter().map(|workload| group_status(pipeline, workload, observed)).collect(),
+        consumer_groups: group_statuses(pipeline, &groups, observed),
     }
 }
 
@@ -85,7 +103,9 @@ pub fn assess(
 #[must_use]
 pub fn refused(problems: &[Problem], before: Option<&OrderPipelineStatus>) -> Verdict {
     let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    let reason = problems.first().map(|problem| problem.reason.to_string()).unwrap_or_default();
+    // Whoever leads next reads from the reason that the pipeline was refused for what is another's, whatever else is wrong.
+    let conflict = problems.iter().find(|problem| Reason::CONFLICTS.contains(&problem.reason));
+    let reason = conflict.or(problems.first()).map(|problem| problem.reason.to_string()).unwrap_or_default();
     Verdict {
         findings: vec![
             finding("Ready", false, &reason, message.clone()),
@@ -193,7 +213,7 @@ fn standing(
     if let Some(change) = plan.changes.iter().find(|change| change.part() == workload.part) {
         return not_ready("Pending", change.to_string());
     }
-    let pods = pods(pipeline, workload, observed);
+    let pods = pods(deployment(pipeline, workload, observed), workload.replicas);
     let message = format!("{} of {} pods are ready", pods.ready, workload.replicas);
     if pods.rolled_out && pods.ready >= workload.replicas {
         Standing { ready: true, reason: "PodsReady", message }
@@ -211,9 +231,18 @@ struct Pods {
     stuck: bool,
 }
 
-fn pods(pipeline: &ValidatedPipeline, workload: &Workload, observed: &Observed) -> Pods {
+fn deployment<'a>(
+    pipeline: &ValidatedPipeline,
+    workload: &Workload,
+    observed: &'a Observed,
+) -> Option<&'a LiveObject> {
     let key = ObjectKey { kind: ObjectKind::Deployment, name: render::name(&pipeline.name, &workload.part) };
-    let Some(live) = observed.objects.get(&key) else {
+    observed.objects.get(&key)
+}
+
+/// Pods of a Deployment that is to have so many `replicas`.
+fn pods(live: Option<&LiveObject>, replicas: i32) -> Pods {
+    let Some(live) = live else {
         return Pods { all: 0, ready: 0, rolled_out: false, stuck: false };
     };
     let status = &live.body["status"];
@@ -223,28 +252,43 @@ fn pods(pipeline: &ValidatedPipeline, workload: &Workload, observed: &Observed) 
     Pods {
         all: count("replicas"),
         ready: count("readyReplicas"),
-        rolled_out: seen
-            && count("updatedReplicas") >= workload.replicas
-            && count("replicas") <= workload.replicas,
+        rolled_out: seen && count("updatedReplicas") >= replicas && count("replicas") <= replicas,
         stuck: seen && conditions.iter().any(|condition| condition["reason"] == "ProgressDeadlineExceeded"),
     }
 }
 
-fn group_status(
+/// The groups of the spec, and those that left it and have a Deployment still: whoever leads next is to know that they are not
+/// free. Whoever only plans has no group but those with a Deployment.
+fn group_statuses(
     pipeline: &ValidatedPipeline,
-    workload: &Workload,
+    groups: &[&Workload],
     observed: &Observed,
-) -> ConsumerGroupStatus {
-    let pods = pods(pipeline, workload, observed);
-    let name = match &workload.part {
-        Part::Group(name) => name.clone(),
-        Part::OrderService | Part::Topic(_) => String::new(),
-    };
+) -> Vec<ConsumerGroupStatus> {
+    let ours = observed.objects.iter().filter(|(key, live)| {
+        key.kind == ObjectKind::Deployment && live.controller.as_deref() == Some(pipeline.uid.as_str())
+    });
+    let mut running: BTreeMap<&str, &LiveObject> = ours
+        .filter_map(|(_, live)| Some((live.body["metadata"]["labels"][names::GROUP_LABEL].as_str()?, live)))
+        .collect();
+    let mut statuses = Vec::new();
+    for workload in groups {
+        let Part::Group(name) = &workload.part else { continue };
+        let live = running.remove(name.as_str());
+        if live.is_some() || !pipeline.plan_only {
+            statuses.push(group_status(name, live, workload.replicas));
+        }
+    }
+    statuses.extend(running.into_iter().map(|(name, live)| group_status(name, Some(live), 0)));
+    statuses
+}
+
+fn group_status(name: &str, live: Option<&LiveObject>, desired_replicas: i32) -> ConsumerGroupStatus {
+    let pods = pods(live, desired_replicas);
     ConsumerGroupStatus {
-        name,
+        name: name.to_owned(),
         replicas: pods.all,
         ready_replicas: pods.ready,
-        desired_replicas: workload.replicas,
+        desired_replicas,
         verdict: None,
         reason: None,
     }

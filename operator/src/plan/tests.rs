@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{Change, Why, assess, plan};
+use super::{Change, Why, assess, plan, refused};
 use crate::fixtures::{after, nothing, pipeline, pipeline_with, record, topic, valid};
 use crate::kafka::Severity;
 use crate::observe::{KafkaView, Observed, SecretState};
-use crate::validate::Part;
+use crate::validate::{Part, Problem, Reason};
 
 const GROUPS: &str = "consumerGroups: [{name: a, sink: {http: {url: \"http://sink/\"}}}]";
 
@@ -242,4 +242,60 @@ fn a_pipeline_is_ready_when_its_rollouts_are() {
     let verdict = assess(&validated, &observed, &left, &[]);
     assert!(verdict.is_true("Ready") && !verdict.is_true("Reconciling") && !verdict.is_true("Stalled"));
     assert_eq!(verdict.consumer_groups[0].ready_replicas, 1);
+}
+
+/// Groups that the status has: how many pods they are to have.
+fn groups(spec: &str, observed: &Observed) -> Vec<(String, i32)> {
+    let pipeline = valid(&pipeline_with(spec), observed);
+    let verdict = assess(&pipeline, observed, &plan(&pipeline, observed), &[]);
+    verdict.consumer_groups.into_iter().map(|group| (group.name, group.desired_replicas)).collect()
+}
+
+#[test]
+fn a_group_is_in_the_status_as_long_as_its_pods_run_and_under_a_plan_only_then() {
+    let pipeline = pipeline_with(GROUPS);
+    let observed = nothing(&pipeline);
+    let validated = valid(&pipeline, &observed);
+    let running = after(&validated, &observed, &plan(&validated, &observed).changes);
+    let planned = format!("mode: Plan, {GROUPS}");
+    assert_eq!(groups(GROUPS, &observed), [("a".to_owned(), 1)]);
+    assert_eq!(groups(&planned, &observed), [], "it was never run");
+    assert_eq!(groups(&planned, &running), [("a".to_owned(), 1)]);
+    for gone in ["mode: Plan", "paused: true", "mode: Apply"] {
+        assert_eq!(groups(gone, &running), [("a".to_owned(), 0)], "{gone}");
+    }
+}
+
+#[test]
+fn a_pipeline_is_rolled_out_once_all_pods_are_those_of_its_spec() {
+    let pipeline = pipeline_with(GROUPS);
+    let observed = nothing(&pipeline);
+    let validated = valid(&pipeline, &observed);
+    let mut running = after(&validated, &observed, &plan(&validated, &observed).changes);
+    let rolled_out = |spec: &str, observed: &Observed| {
+        let validated = valid(&pipeline_with(spec), observed);
+        assess(&validated, observed, &plan(&validated, observed), &[]).is_rolled_out(&validated)
+    };
+    assert!(!rolled_out(GROUPS, &running), "nobody has seen its pods");
+    let pods = json!({"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1});
+    for live in running.objects.values_mut() {
+        live.body["status"] = pods.clone();
+    }
+    assert!(rolled_out(GROUPS, &running));
+    assert!(!rolled_out("paused: false", &running), "pods of a group that left the spec");
+    for live in running.objects.values_mut() {
+        live.body["status"]["replicas"] = json!(2);
+    }
+    assert!(!rolled_out(GROUPS, &running), "one of the old pods is still there");
+}
+
+#[test]
+fn the_reason_of_a_refusal_is_the_conflict_whatever_else_is_wrong() {
+    let problem = |reason| Problem { field: "spec".into(), message: "no".into(), reason };
+    let reason = |reasons: &[Reason]| {
+        let problems: Vec<Problem> = reasons.iter().copied().map(problem).collect();
+        refused(&problems, None).findings[0].reason.clone()
+    };
+    assert_eq!(reason(&[Reason::InvalidSpec, Reason::GroupConflict]), "GroupConflict");
+    assert_eq!(reason(&[Reason::TopicRefused, Reason::InvalidSpec]), "TopicRefused");
 }

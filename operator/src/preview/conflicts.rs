@@ -1,4 +1,4 @@
-//! What a manifest names and another pipeline owns. There is no watch here: pipelines are listed once.
+//! What manifests name and other pipelines own. There is no watch here: pipelines are listed once.
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -6,37 +6,46 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
-use kube::{Api, Client};
+use kube::{Client, ResourceExt};
 
 use crate::crd::OrderPipeline;
 use crate::owners::{Conflict, Owners};
+use crate::run::{Scope, api};
 
-type Guarded = DeserializeGuard<OrderPipeline>;
-
-/// What the operator's ruling would be if `manifest` were applied now, as far as the pipelines can be listed.
-pub(super) async fn conflicts(
-    client: &Client,
-    namespace: &str,
-    manifest: &OrderPipeline,
-) -> anyhow::Result<Vec<Conflict>> {
-    let mut newcomer = manifest.clone();
-    newcomer.metadata.uid.get_or_insert_default();
-    newcomer.metadata.creation_timestamp.get_or_insert_with(|| Time(Timestamp::now()));
-    let owners = Owners::default();
-    let listed = pipelines(client, namespace).await.context("failed to list the pipelines")?;
-    for pipeline in listed.into_iter().chain([DeserializeGuard(Ok(newcomer.clone()))]) {
-        owners.saw(&None, &Event::Apply(pipeline));
-    }
-    Ok(owners.rule(&newcomer).unwrap_or_default().conflicts)
+/// The pipelines that an operator would see, the manifests among them.
+#[derive(Debug)]
+pub(super) struct Neighbours {
+    owners: Owners,
 }
 
-async fn pipelines(client: &Client, namespace: &str) -> kube::Result<Vec<Guarded>> {
-    let everything = ListParams::default();
-    match Api::<Guarded>::all(client.clone()).list(&everything).await {
-        // An operator that watches some namespaces may look into no others.
-        Err(kube::Error::Api(status)) if status.is_forbidden() => {
-            Ok(Api::<Guarded>::namespaced(client.clone(), namespace).list(&everything).await?.items)
+impl Neighbours {
+    /// The pipelines of `scopes`.
+    pub(super) async fn list(client: &Client, scopes: &[Scope]) -> anyhow::Result<Self> {
+        let owners = Owners::default();
+        for scope in scopes {
+            let place = scope.as_deref().map_or_else(String::new, |namespace| format!(" of {namespace}"));
+            let pipelines = api::<DeserializeGuard<OrderPipeline>>(client, scope);
+            let listed = pipelines.list(&ListParams::default()).await;
+            for pipeline in listed.with_context(|| format!("failed to list the pipelines{place}"))? {
+                owners.saw(scope, &Event::Apply(pipeline));
+            }
         }
-        listed => Ok(listed?.items),
+        Ok(Self { owners })
+    }
+
+    /// Takes `manifest` in as if it were applied; returns it as it would be then.
+    pub(super) fn apply(&self, manifest: &OrderPipeline) -> OrderPipeline {
+        let mut newcomer = manifest.clone();
+        // Not the same for two that are new.
+        let name = format!("{}/{}", manifest.namespace().unwrap_or_default(), manifest.name_any());
+        newcomer.metadata.uid.get_or_insert(name);
+        newcomer.metadata.creation_timestamp.get_or_insert_with(|| Time(Timestamp::now()));
+        self.owners.saw(&newcomer.namespace(), &Event::Apply(DeserializeGuard(Ok(newcomer.clone()))));
+        newcomer
+    }
+
+    /// What of it is another's.
+    pub(super) fn conflicts(&self, newcomer: &OrderPipeline) -> Vec<Conflict> {
+        self.owners.rule(newcomer).unwrap_or_default().conflicts
     }
 }

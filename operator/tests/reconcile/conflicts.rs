@@ -7,7 +7,7 @@ use kube::api::DeleteParams;
 use operator::crd::OrderPipeline;
 use operator::kafka::Handles;
 use operator::leadership::Leadership;
-use operator::preview::preview;
+use operator::preview::previews;
 use serde_json::{Value, json};
 
 use crate::world::{AMPLE, World, condition, scenario};
@@ -42,6 +42,35 @@ async fn inherit(world: &World, owner: &str, heir: &str) -> OrderPipeline {
     world.converge(heir).await
 }
 
+/// What a plan of these manifests says is wrong with each.
+async fn foretold(world: &World, manifests: &[(&str, &Value)]) -> Vec<Vec<String>> {
+    let manifests = manifests.iter().map(|(name, spec)| world.manifest(name, spec));
+    let manifests = manifests.map(|manifest| serde_json::from_value(manifest).unwrap()).collect();
+    let kafka = Handles::new(AMPLE_FOR_KAFKA, Leadership::standby());
+    let scopes = [Some(world.namespace.clone())];
+    let previews = previews(&world.context.client, &kafka, &scopes, manifests, "image").await.unwrap();
+    let reasons =
+        previews.into_iter().map(|preview| preview.problems.into_iter().map(|problem| problem.reason));
+    reasons.map(Iterator::collect).collect()
+}
+
+#[tokio::test]
+async fn manifests_that_are_planned_together_see_each_other() {
+    scenario(AMPLE, async |world| {
+        let dead_letters = world.topic("dlt");
+        let main = json!({"topic": {"name": dead_letters}});
+        let with = |topic: &str| json!({"consumerGroups": group("g", topic)});
+        let none: Vec<String> = Vec::new();
+        let new = foretold(&world, &[("first", &with(&dead_letters)), ("second", &main)]).await;
+        assert_eq!(new, [none.clone(), vec!["TopicConflict".to_owned()]]);
+        world.apply("first", &with(&dead_letters)).await;
+        assert_eq!(foretold(&world, &[("second", &main)]).await, [vec!["TopicConflict"]]);
+        let moved = foretold(&world, &[("second", &main), ("first", &with(&world.topic("other")))]).await;
+        assert_eq!(moved, [none.clone(), none], "what one gives up another may have");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn the_second_pipeline_for_a_topic_is_refused_and_told_who_owns_it() {
     scenario(AMPLE, async |world| {
@@ -58,11 +87,11 @@ async fn the_second_pipeline_for_a_topic_is_refused_and_told_who_owns_it() {
             message.contains(&format!("belongs to OrderPipeline {}/first", world.namespace)),
             "{message}"
         );
-        let manifest = serde_json::from_value(world.manifest("third", &spec)).unwrap();
-        let kafka = Handles::new(AMPLE_FOR_KAFKA, Leadership::standby());
-        let foretold = preview(&world.context.client, &kafka, manifest, "image").await.unwrap();
-        assert_eq!(foretold.problems.len(), 1, "{:?}", foretold.problems);
-        assert_eq!(foretold.problems[0].reason, "TopicConflict", "a plan says so beforehand");
+        assert_eq!(
+            foretold(&world, &[("third", &spec)]).await,
+            [vec!["TopicConflict"]],
+            "a plan says so beforehand"
+        );
 
         world.delete("second").await;
         assert_eq!(world.described(&name).await, before, "a topic that was never the loser's is left alone");
@@ -150,6 +179,45 @@ async fn a_group_belongs_to_one_pipeline_until_that_lets_it_go() {
         world.converge("second").await;
         world.apply("first", &json!({"consumerGroups": group(&shared, &world.topic("first.dlt"))})).await;
         refused(&world, "first", "GroupConflict").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_group_that_left_the_spec_under_a_pause_is_its_pipeline_s_while_its_pods_may_run() {
+    scenario(AMPLE, async |world| {
+        let shared = format!("{}-g", world.namespace);
+        world.apply("first", &json!({"consumerGroups": group(&shared, &world.topic("first.dlt"))})).await;
+        world.converge("first").await;
+        for mode in [json!({"paused": true}), json!({"mode": "Plan"})] {
+            world.apply("first", &mode).await;
+            let _ = world.reconcile("first").await;
+            let status = world.get("first").await.status.unwrap();
+            assert_eq!(status.consumer_groups.len(), 1, "whoever leads next has to know: {status:?}");
+            world.writes_nothing("first").await;
+            world
+                .apply("second", &json!({"consumerGroups": group(&shared, &world.topic("other.dlt"))}))
+                .await;
+            refused(&world, "second", "GroupConflict").await;
+        }
+        world.apply("first", &json!({})).await;
+        world.converge("first").await;
+        world.converge("second").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_plan_keeps_a_topic_from_nobody_and_is_not_waited_for() {
+    scenario(AMPLE, async |world| {
+        let name = world.topic("shared");
+        world.apply("plan", &json!({"mode": "Plan", "topic": {"name": name}})).await;
+        let _ = world.reconcile("plan").await;
+        world.apply("first", &json!({"topic": {"name": name, "deletionPolicy": "Delete"}})).await;
+        world.converge("first").await;
+        refused(&world, "plan", "TopicConflict").await;
+        world.delete("first").await;
+        assert!(world.described(&name).await.is_none(), "nobody is to have it");
     })
     .await;
 }

@@ -94,6 +94,20 @@ async fn a_deletion_that_can_t_reach_kafka_ends_after_its_bound_and_says_what_it
 }
 
 #[tokio::test]
+async fn a_deletion_ends_after_its_bound_though_not_all_pipelines_are_known_and_leaves_the_topics() {
+    scenario(Duration::from_secs(3), async |world| {
+        world.apply("orders", &spec("Delete")).await;
+        world.converge("orders").await;
+        world.context.owners.expect([Some("elsewhere".to_owned())]);
+        world.delete("orders").await;
+        assert!(world.described(&world.topic("orders")).await.is_some(), "another may name it");
+        let events = world.events().await;
+        assert!(events["TopicsLeftBehind"].contains("namespace elsewhere"), "{events:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_pipeline_that_does_not_parse_can_still_be_deleted() {
     scenario(AMPLE, async |world| {
         world.apply("orders", &json!({})).await;

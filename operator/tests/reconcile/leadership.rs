@@ -1,5 +1,6 @@
 //! Who leads, of several candidates for one Lease, and what a process may do that does not lead.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::{Api, Client};
 use operator::context::Context;
+use operator::kafka::{self, Admin, NewTopic};
 use operator::leadership::Leadership;
 use operator::lease::{self, Elector, Lost, Round, Settings, Timing};
 use operator::metrics::Metrics;
@@ -24,7 +26,7 @@ use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
-use crate::world::{AMPLE, World, scenario};
+use crate::world::{AMPLE, KAFKA_TIMEOUT, World, connection, scenario};
 
 const LEASE: &str = "election";
 
@@ -177,6 +179,24 @@ async fn a_frozen_leader_is_followed_by_another_and_has_lost_the_right_to_write_
 }
 
 #[tokio::test]
+async fn a_deleted_lease_makes_no_second_leader() {
+    scenario(AMPLE, async |world| {
+        let mut first = candidate(&world, &world.client, "first", SHORT);
+        leads(&mut first).await;
+        let mut second = candidate(&world, &world.client, "second", SHORT);
+        assert!(matches!(second.round().await, Ok(Round::Follows { .. })));
+        leases(&world).delete(LEASE, &DeleteParams::default()).await.unwrap();
+        let round = second.round().await;
+        assert!(matches!(&round, Ok(Round::Follows { holder, .. }) if holder == "first"), "{round:?}");
+        // The leader finds it gone at its next renewal, and makes it anew.
+        assert!(matches!(first.round().await, Ok(Round::Overtaken)));
+        assert!(matches!(first.round().await, Ok(Round::Leads { .. })));
+        assert_eq!(lease(&world).await.holder_identity.as_deref(), Some("first"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_candidate_whose_look_at_the_lease_is_out_of_date_does_not_win_it() {
     scenario(AMPLE, async |world| {
         let mut before = candidate(&world, &world.client, "before", DEFAULTS);
@@ -310,6 +330,49 @@ async fn a_process_that_leads_no_more_writes_neither_to_kubernetes_nor_to_kafka(
             "no failures of pipelines:\n{text}"
         );
         world.converge("new").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_to_kafka_is_refused_when_its_turn_has_come_if_nobody_leads_by_then() {
+    scenario(AMPLE, async |world| {
+        let name = world.topic("there");
+        world.foreign_topic(&name, 1, &[]).await;
+        let before = world.described(&name).await.unwrap();
+        let admin = Admin::new(&connection(), KAFKA_TIMEOUT, Leadership::standby()).unwrap();
+        let refused = |error: kafka::Error| assert!(matches!(error, kafka::Error::NotLeading(_)), "{error}");
+        let topic = |name: &str| NewTopic {
+            name: world.topic(name),
+            partitions: 1,
+            replication_factor: None,
+            config: BTreeMap::new(),
+        };
+        let set = BTreeMap::from([("retention.ms".to_owned(), "60000".to_owned())]);
+        refused(admin.create(&topic("new")).await.unwrap_err());
+        refused(admin.alter_config(&name, &set, &BTreeSet::new()).await.unwrap_err());
+        refused(admin.delete(&name, &before.id).await.unwrap_err());
+        assert_eq!(world.described(&name).await, Some(before));
+        assert_eq!(world.described(&world.topic("new")).await, None);
+        admin.check(&topic("new")).await.expect("a question is anybody's");
+        admin.check_config(&name, &set, &BTreeSet::new()).await.expect("a question is anybody's");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_topics_that_are_deleted_together_only_those_with_the_very_id_go() {
+    scenario(AMPLE, async |world| {
+        let (ours, theirs) = (world.topic("ours"), world.topic("theirs"));
+        for name in [&ours, &theirs] {
+            world.foreign_topic(name, 1, &[]).await;
+        }
+        let id = world.described(&ours).await.unwrap().id;
+        let gone = world.topic("gone");
+        let deletions = [&ours, &theirs, &gone].map(|name| world.admin.delete(name, &id));
+        let deleted: Vec<bool> = join_all(deletions).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(deleted, [true, false, false]);
+        assert!(world.described(&theirs).await.is_some());
     })
     .await;
 }

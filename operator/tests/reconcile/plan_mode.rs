@@ -10,7 +10,7 @@ use operator::crd::OrderPipeline;
 use operator::kafka::Handles;
 use operator::leadership::Leadership;
 use operator::observe::ObjectKind;
-use operator::preview::{Preview, preview};
+use operator::preview::{Preview, previews};
 use serde_json::{Value, json};
 
 use crate::world::{AMPLE, World, condition, scenario};
@@ -52,12 +52,11 @@ async fn preview_of(world: &World, spec: &Value) -> Preview {
     let manifest = serde_json::from_value(world.manifest("orders", spec)).unwrap();
     let image = &world.context.options.default_image;
     let writes = world.writes();
-    let shown =
-        preview(&world.context.client, &Handles::new(KAFKA_TIMEOUT, Leadership::standby()), manifest, image)
-            .await
-            .unwrap();
+    let kafka = Handles::new(KAFKA_TIMEOUT, Leadership::standby());
+    let scopes = [Some(world.namespace.clone())];
+    let shown = previews(&world.context.client, &kafka, &scopes, vec![manifest], image).await.unwrap();
     assert_eq!(world.writes(), writes, "a preview writes nothing");
-    shown
+    shown.into_iter().next().unwrap()
 }
 
 fn descriptions(preview: &Preview) -> Vec<String> {

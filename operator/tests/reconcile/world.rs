@@ -20,6 +20,7 @@ use kube::{Api, Client, Config, ResourceExt};
 use operator::context::{Context, Options};
 use operator::crd::{self, OrderPipeline};
 use operator::kafka::{Admin, NewTopic, ObservedTopic};
+use operator::leadership::Leadership;
 use operator::metrics::Metrics;
 use operator::observe::{ObjectKind, topic_names};
 use operator::reconcile::{self, reconcile};
@@ -45,7 +46,7 @@ static CRD_INSTALLED: OnceCell<()> = OnceCell::const_new();
 async fn answered_admin() -> Admin {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        let admin = Admin::new(&connection(), KAFKA_TIMEOUT).unwrap();
+        let admin = Admin::new(&connection(), KAFKA_TIMEOUT, Leadership::unshared()).unwrap();
         match admin.describe(&BTreeSet::from(["any".to_owned()])).await {
             Ok(_) => return admin,
             Err(error) => assert!(Instant::now() < deadline, "no broker, run lab/up: {error}"),
