@@ -1,7 +1,7 @@
 //! Two pipelines for one topic or group: one owns it, the other waits, and no record is lost whichever goes.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::api::DeleteParams;
 use operator::crd::OrderPipeline;
@@ -12,9 +12,7 @@ use serde_json::{Value, json};
 
 use crate::world::{AMPLE, World, condition, scenario};
 
-const DEADLINE: Duration = Duration::from_secs(30);
 const AMPLE_FOR_KAFKA: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(200);
 
 fn group(name: &str, dead_letters: &str) -> Value {
     json!([{"name": name, "replicas": 0, "sink": {"http": {"url": "http://sink/"}}, "deadLetter": {"topic": dead_letters}}])
@@ -32,13 +30,7 @@ async fn refused(world: &World, name: &str, reason: &str) -> String {
 /// Deletes `owner` and reconciles both until it is gone and `heir` is ready.
 async fn inherit(world: &World, owner: &str, heir: &str) -> OrderPipeline {
     world.pipelines().delete(owner, &DeleteParams::default()).await.unwrap();
-    let deadline = Instant::now() + DEADLINE;
-    while world.pipelines().get_opt(owner).await.unwrap().is_some() {
-        let result = world.reconcile(owner).await;
-        let _ = world.reconcile(heir).await;
-        assert!(Instant::now() < deadline, "{owner} does not go: {result:?}");
-        tokio::time::sleep(PAUSE).await;
-    }
+    world.gone(owner, &[heir]).await;
     world.converge(heir).await
 }
 

@@ -37,7 +37,7 @@ async fn a_topic_is_deleted_once_its_groups_have_consumed_it() {
         assert!(world.object(ObjectKind::Deployment, &deployment).await.is_some(), "consumers run on");
 
         world.commit(&group, &name, 3).await;
-        world.gone("orders").await;
+        world.gone("orders", &[]).await;
         assert!(world.described(&name).await.is_none());
         assert!(world.described(&format!("{name}.{group}.dlt")).await.is_none());
         assert!(world.object(ObjectKind::Deployment, &deployment).await.is_none());
@@ -57,7 +57,7 @@ async fn dead_letters_keep_the_topics_until_they_are_gone() {
         let message = condition(&pipeline, "Ready").2;
         assert!(message.contains(&format!("topic {dead_letters} holds 1 records")), "{message}");
         world.empty(&dead_letters).await;
-        world.gone("orders").await;
+        world.gone("orders", &[]).await;
         assert!(world.described(&name).await.is_none());
     })
     .await;

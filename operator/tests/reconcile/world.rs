@@ -325,14 +325,17 @@ impl World {
     /// Deletes the pipeline and reconciles until it is gone.
     pub(crate) async fn delete(&self, name: &str) {
         self.pipelines().delete(name, &DeleteParams::default()).await.unwrap();
-        self.gone(name).await;
+        self.gone(name, &[]).await;
     }
 
-    /// Reconciles a pipeline that is being deleted until it is gone.
-    pub(crate) async fn gone(&self, name: &str) {
+    /// Reconciles a pipeline that is being deleted, and its heirs, until it is gone.
+    pub(crate) async fn gone(&self, name: &str, heirs: &[&str]) {
         let deadline = Instant::now() + DEADLINE;
         while let Some(pipeline) = self.pipelines().get_opt(name).await.unwrap() {
             let result = self.pass(pipeline).await;
+            for heir in heirs {
+                let _ = self.reconcile(heir).await;
+            }
             assert!(Instant::now() < deadline, "{name} does not go: {result:?}");
             tokio::time::sleep(PAUSE).await;
         }
