@@ -147,7 +147,7 @@ pub struct RelayConfig {
     #[arg(long, env = "RELAY_BATCH", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub relay_batch: u32,
     /// Events sent and not yet acknowledged and deleted (RELAY_MAX_IN_FLIGHT, default 4000: four rounds, so that the
-    /// broker always has work).
+    /// broker always has work); below 16, still one of each shard that is led.
     #[arg(long, env = "RELAY_MAX_IN_FLIGHT", default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub relay_max_in_flight: u32,
     /// Seconds without any acknowledgement after which a relay with events in flight starts anew, and lets its shards

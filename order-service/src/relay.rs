@@ -23,6 +23,7 @@
 pub mod error;
 pub mod partitions;
 pub mod in_flight;
+mod turns;
 pub mod floor;
 pub mod trial;
 pub mod acknowledge;
@@ -151,14 +152,14 @@ impl Relay {
         let publisher =
             slot.insert(Publisher::connect(&self.kafka, &self.config, state.batch_bytes, delivered)?);
         let Some(partitions) = partitions::settle(self, publisher, stop).await? else { return Ok(()) };
+        state.in_flight.send_among(partitions);
         loop {
             self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
             match self.round(state, publisher, partitions, stop.is_cancelled()).await {
                 Ok(()) => {}
                 Err(RelayError::Database(error)) => {
                     self.report(RelayError::Database(error));
-                    state.floors.reset();
-                    state.pace.failed(Instant::now());
+                    state.distrust();
                 }
                 Err(error) => return Err(error),
             }
@@ -191,6 +192,7 @@ impl Relay {
         }
         self.read(state, stopping);
         let State { leases, in_flight, trial, .. } = state;
+        in_flight.open();
         // What is in hand waits once the leases may be over: others may lead by then, and would send it too.
         while leases.are_known() && publisher.publish(partitions, in_flight, trial)? == Sent::Some {
             tokio::task::yield_now().await;
@@ -220,7 +222,13 @@ impl Relay {
         }
         if let Some((rows, answer)) = delete.answer() {
             match answer {
-                Ok(()) => in_flight.deleted(&rows),
+                Ok(there) => {
+                    in_flight.deleted(&rows);
+                    if there < rows.len() as u64 {
+                        // What is at their ids now was left out of reads as if it were them.
+                        floors.lower();
+                    }
+                }
                 Err(error) => {
                     in_flight.not_deleted(rows);
                     return Err(error);

@@ -25,12 +25,16 @@ pub struct LogArgs {
     pub log_format: LogFormat,
 }
 
+/// Off unless asked for: the pool of the database tells of each attempt to connect, ten a second, what whoever waits for a connection
+/// tells once.
+const QUIET: &str = "sqlx_core::pool=off";
+
 /// Installs the process's log subscriber.
 ///
 /// # Errors
 /// When the filter does not parse, or a subscriber is installed already.
 pub fn init(args: &LogArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log)
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", args.log))
         .map_err(|error| anyhow::anyhow!("failed to read --log {:?}: {error}", args.log))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -12,15 +12,20 @@ use hyper_util::service::TowerToHyperService;
 use runtime::shutdown::CancellationToken;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 
 /// What the service allows.
-pub const LIMITS: Limits = Limits { connections: CONNECTIONS, head_within: HEAD_WITHIN };
+pub const LIMITS: Limits =
+    Limits { connections: CONNECTIONS, head_within: HEAD_WITHIN, taken_within: TAKEN_WITHIN };
 /// Connections at once: twice as many as the service was measured with at four times too much load, and four times as many as
 /// requests at once. One more waits in the kernel until another ends.
 const CONNECTIONS: usize = 8192;
 /// Longest wait for the head of a request, from the answer before it: also how long a connection may rest. Above the minute
 /// or minute and a half after which clients and proxies close one themselves, so that they send nothing to one just closed.
 const HEAD_WITHIN: Duration = Duration::from_secs(120);
+/// Longest wait for a client to take more of its answer. Beyond what the kernel holds, an answer stays in memory until it is taken,
+/// and its connection stays with it.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Bounds of the connections.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +34,8 @@ pub struct Limits {
     pub connections: usize,
     /// Longest wait for the head of a request.
     pub head_within: Duration,
+    /// Longest wait for the client to take more of an answer.
+    pub taken_within: Duration,
 }
 
 /// Serves until `shutdown`; then accepts no more, and ends when every connection has answered the request it was at.
@@ -48,8 +55,10 @@ pub async fn serve(mut listener: TcpListener, router: Router, limits: Limits, sh
             next = next => next,
             () = shutdown.cancelled() => break,
         };
-        let served =
-            settings.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(limits.taken_within));
+        let stream = TokioIo::new(Box::pin(stream));
+        let served = settings.serve_connection(stream, TowerToHyperService::new(router.clone()));
         let served = connections.watch(served);
         tokio::spawn(async move {
             if let Err(error) = served.await {
@@ -82,6 +91,9 @@ mod tests {
     /// Longest wait for what must happen.
     const DEADLINE: Duration = Duration::from_secs(20);
     const QUICK: &[u8] = b"GET /quick HTTP/1.1\r\nhost: shop\r\n\r\n";
+    const LARGE: &[u8] = b"GET /large HTTP/1.1\r\nhost: shop\r\n\r\n";
+    /// More than the kernel keeps for a connection.
+    const LARGE_BYTES: usize = 64 << 20;
     const SLOW: &[u8] = b"GET /slow HTTP/1.1\r\nhost: shop\r\n\r\n";
 
     /// What the handlers share with a test.
@@ -111,8 +123,9 @@ mod tests {
             shop.slow_ends.notified().await;
             "done"
         };
-        let router =
-            Router::new().route("/quick", get(quick)).route("/slow", get(slow)).with_state(shop.clone());
+        let large = async || vec![0; LARGE_BYTES];
+        let router = Router::new().route("/quick", get(quick)).route("/slow", get(slow));
+        let router = router.route("/large", get(large)).with_state(shop.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let token = stop.clone();
@@ -157,6 +170,17 @@ mod tests {
             timeout(DEADLINE, client.read_to_end(&mut rest)).await.unwrap().unwrap();
         }
         assert_eq!(server.shop.requests.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_does_not_take_its_answer_is_closed() {
+        let limits = Limits { connections: 1, taken_within: Duration::from_millis(50), ..LIMITS };
+        let server = start(limits).await;
+        let mut first = TcpStream::connect(server.address).await.unwrap();
+        ask(&mut first, LARGE).await;
+        let mut second = TcpStream::connect(server.address).await.unwrap();
+        ask(&mut second, QUICK).await;
+        assert!(is_answered(&mut second).await, "it has the place of the first");
     }
 
     #[tokio::test]

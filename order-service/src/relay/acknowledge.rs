@@ -6,15 +6,19 @@ use std::time::Instant;
 
 use fail::fail_point;
 use futures::FutureExt;
+use sqlx::types::Uuid;
 use sqlx::{Error, PgPool};
 
 use super::error::RelayError;
-use super::in_flight::{InFlight, RowId};
+use super::in_flight::{Acknowledged, InFlight};
 use super::publish::{Delivery, Outcome, Publisher};
 use super::trial::Trial;
 use crate::metrics::RelayMetrics;
 use crate::store::DatabaseError;
 use crate::store::error::bounded;
+
+/// The rows of a delete, and how many of them were there.
+pub(super) type Deleted = (Vec<Acknowledged>, Result<u64, DatabaseError>);
 
 /// Takes in what became of the rows sent: the next events of their orders are due then.
 ///
@@ -48,19 +52,23 @@ pub(super) fn acknowledge(
     failure.map_or(Ok(()), Err)
 }
 
-/// Deletes rows that the broker has, in one statement, and gives them back.
-pub(super) async fn delete(pool: PgPool, rows: Vec<RowId>) -> (Vec<RowId>, Result<(), DatabaseError>) {
-    let (shards, ids): (Vec<i16>, Vec<i64>) = rows.iter().map(|row| (row.shard, row.id)).unzip();
+/// Deletes rows that the broker has, in one statement, and gives them back, with the number of those that were there.
+///
+/// By their orders, too: after a failover that lost transactions the sequence gives ids out again, and a row that has one of these
+/// is another one, which nobody has sent yet.
+pub(super) async fn delete(pool: PgPool, rows: Vec<Acknowledged>) -> Deleted {
+    let (shards, ids): (Vec<i16>, Vec<i64>) = rows.iter().map(|row| (row.row.shard, row.row.id)).unzip();
+    let orders: Vec<Uuid> = rows.iter().map(|row| row.order_id).collect();
     let statement = sqlx::query(
-        "delete from outbox using unnest($1::smallint[], $2::bigint[]) as done (shard, id)
-         where outbox.shard = done.shard and outbox.id = done.id",
+        "delete from outbox using unnest($1::smallint[], $2::bigint[], $3::uuid[]) as done (shard, id, order_id)
+         where outbox.shard = done.shard and outbox.id = done.id and outbox.order_id = done.order_id",
     );
-    let statement = statement.bind(shards).bind(ids);
+    let statement = statement.bind(shards).bind(ids).bind(orders);
     let deleting = async {
         fail_point!("relay::before_delete");
         let deleted = bounded("delete published events", statement.execute(&pool)).await;
         fail_point!("relay::after_delete");
-        deleted.map(drop)
+        Ok(deleted?.rows_affected())
     };
     (rows, failed_if_panicked(deleting).await)
 }
@@ -68,8 +76,8 @@ pub(super) async fn delete(pool: PgPool, rows: Vec<RowId>) -> (Vec<RowId>, Resul
 /// Turns a panic into a failure, after which the rows are deleted again like after any other. Lost with their task, they would
 /// stay in hand as acknowledged, and in the outbox, until another leads their shard.
 async fn failed_if_panicked(
-    deleting: impl Future<Output = Result<(), DatabaseError>>,
-) -> Result<(), DatabaseError> {
+    deleting: impl Future<Output = Result<u64, DatabaseError>>,
+) -> Result<u64, DatabaseError> {
     let ended = AssertUnwindSafe(deleting).catch_unwind().await;
     ended.unwrap_or_else(|_panic| Err(DatabaseError::during("delete published events")(Error::WorkerCrashed)))
 }
@@ -82,6 +90,6 @@ mod tests {
     async fn a_delete_that_panics_has_failed() {
         let ended = failed_if_panicked(async { panic!("a defect") }).await;
         assert!(ended.is_err_and(|error| error.is_unavailable()));
-        assert!(failed_if_panicked(async { Ok(()) }).await.is_ok());
+        assert!(failed_if_panicked(async { Ok(1) }).await.is_ok_and(|deleted| deleted == 1));
     }
 }

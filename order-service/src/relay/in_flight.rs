@@ -18,6 +18,7 @@ use std::time::Instant;
 use sqlx::types::Uuid;
 
 use super::read::OutboxRow;
+use super::turns::Turns;
 
 /// Rows of one order taken in hand at most. More of them stay in the outbox, the order being left out of reads until it
 /// has caught up: one order with thousands of events must not fill the relay's hands.
@@ -30,6 +31,16 @@ pub struct RowId {
     pub shard: i16,
     /// Its id, unique over all shards.
     pub id: i64,
+}
+
+/// A row that the broker has and the outbox still holds. An id alone is not enough to tell it from a later one: see
+/// [`super::acknowledge`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Acknowledged {
+    /// Where it stands.
+    pub row: RowId,
+    /// Whose it is.
+    pub order_id: Uuid,
 }
 
 /// What a read must leave out, as things stood when it began.
@@ -51,13 +62,13 @@ pub struct InFlight {
     rows: HashMap<i64, Held>,
     /// Orders of which a row is waiting or sent.
     orders: HashMap<Uuid, Lane>,
-    /// Orders of which a row is waiting and none is sent, in the order of their arrival.
-    due: VecDeque<Uuid>,
+    /// Orders of which a row is waiting and none is sent.
+    due: Turns,
     /// Orders that had more rows than may be in hand.
     crowded: HashSet<Uuid>,
     /// One of them has caught up since it was last asked.
     uncrowded: bool,
-    acknowledged: Vec<RowId>,
+    acknowledged: Vec<Acknowledged>,
     sent: usize,
     /// Rises when rows that are still in the outbox are let go: a read that began before skipped them, so what it found
     /// of their orders begins too late.
@@ -104,13 +115,19 @@ impl InFlight {
             rows_per_order,
             rows: HashMap::new(),
             orders: HashMap::new(),
-            due: VecDeque::new(),
+            due: Turns::among(1),
             crowded: HashSet::new(),
             uncrowded: false,
             acknowledged: Vec::new(),
             sent: 0,
             generation: 0,
         }
+    }
+
+    /// From now on rows go to so many partitions. Nothing may be sent or due, as before the first read and after a restart.
+    pub fn send_among(&mut self, partitions: i32) {
+        debug_assert!(self.sent == 0 && self.due.is_empty(), "rows are dealt to other partitions already");
+        self.due = Turns::among(partitions);
     }
 
     /// What a read that begins now, at each shard's `floor`, must leave out.
@@ -148,7 +165,7 @@ impl InFlight {
             let lane = match self.orders.entry(order_id) {
                 Entry::Occupied(lane) => lane.into_mut(),
                 Entry::Vacant(lane) => {
-                    self.due.push_back(order_id);
+                    self.due.push(order_id);
                     lane.insert(Lane { shard, busy: false, waiting: VecDeque::new() })
                 }
             };
@@ -162,12 +179,24 @@ impl InFlight {
         true
     }
 
-    /// The next row to hand to the producer; it counts as sent from now.
+    /// Each partition of which the producer has nothing may have its next batch.
+    pub fn open(&mut self) {
+        self.due.open();
+    }
+
+    /// True while a partition has a backlog.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.due.is_behind()
+    }
+
+    /// The next row to hand to the producer; it counts as sent from now. None when no partition that may have rows has any.
     pub fn next_due(&mut self) -> Option<OutboxRow> {
-        let order_id = self.due.pop_front()?;
+        let order_id = self.due.next()?;
         let lane = self.orders.get_mut(&order_id)?;
         let row = lane.waiting.pop_front()?;
         lane.busy = true;
+        self.due.sent(&order_id, row.payload.len());
         self.stage(row.row.id, Stage::Sent);
         self.sent += 1;
         Some(row)
@@ -177,7 +206,7 @@ impl InFlight {
     pub fn put_back(&mut self, row: OutboxRow) {
         self.stage(row.row.id, Stage::Waiting);
         self.sent -= 1;
-        self.due.push_front(row.order_id);
+        self.due.put_back(row.order_id);
         if let Some(lane) = self.orders.get_mut(&row.order_id) {
             lane.busy = false;
             lane.waiting.push_front(row);
@@ -189,9 +218,11 @@ impl InFlight {
     pub fn delivered(&mut self, id: i64) -> Option<Instant> {
         let held = self.rows.get_mut(&id).filter(|held| held.stage == Stage::Sent)?;
         held.stage = Stage::Acknowledged;
-        self.acknowledged.push(RowId { shard: held.shard, id });
+        self.acknowledged
+            .push(Acknowledged { row: RowId { shard: held.shard, id }, order_id: held.order_id });
         self.sent -= 1;
         let (order_id, recorded) = (held.order_id, held.recorded);
+        self.due.answered(&order_id);
         self.proceed(order_id);
         Some(recorded)
     }
@@ -201,6 +232,7 @@ impl InFlight {
         let held = self.rows.get_mut(&id).filter(|held| held.stage == Stage::Sent)?;
         held.stage = Stage::Refused;
         self.sent -= 1;
+        self.due.answered(&held.order_id);
         Some(RowId { shard: held.shard, id })
     }
 
@@ -212,7 +244,9 @@ impl InFlight {
 
     /// A refused row was handed to the producer again.
     pub fn tried(&mut self, row: RowId) {
-        self.stage(row.id, Stage::Sent);
+        let Some(held) = self.rows.get_mut(&row.id) else { return };
+        held.stage = Stage::Sent;
+        self.due.sent(&held.order_id, 0);
         self.sent += 1;
     }
 
@@ -241,7 +275,7 @@ impl InFlight {
             let lane = Lane { shard: held.shard, busy: true, waiting: VecDeque::new() };
             self.orders.insert(held.order_id, lane);
         }
-        self.due.clear();
+        self.due = self.due.anew();
         self.crowded.clear();
         self.sent = 0;
         self.generation += 1;
@@ -272,18 +306,18 @@ impl InFlight {
     }
 
     /// Rows that the broker has and the outbox still holds, to be deleted; each is given out once.
-    pub fn take_acknowledged(&mut self) -> Vec<RowId> {
+    pub fn take_acknowledged(&mut self) -> Vec<Acknowledged> {
         std::mem::take(&mut self.acknowledged)
     }
 
     /// The rows could not be deleted: they are to be tried again.
-    pub fn not_deleted(&mut self, rows: Vec<RowId>) {
+    pub fn not_deleted(&mut self, rows: Vec<Acknowledged>) {
         self.acknowledged.extend(rows);
     }
 
     /// The rows left the outbox.
-    pub fn deleted(&mut self, rows: &[RowId]) {
-        for row in rows {
+    pub fn deleted(&mut self, rows: &[Acknowledged]) {
+        for Acknowledged { row, .. } in rows {
             self.rows.remove(&row.id);
         }
     }
@@ -332,7 +366,7 @@ impl InFlight {
             lane.remove();
             self.uncrowded |= self.crowded.remove(&order_id);
         } else {
-            self.due.push_back(order_id);
+            self.due.push(order_id);
         }
     }
 

@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 const POLL_MIN: Duration = Duration::from_millis(1);
 /// Longest poll: how late an event may be noticed that nobody announced.
 const POLL_MAX: Duration = Duration::from_millis(200);
-/// Shortest time between two looks at acknowledgements: they come one by one, and nothing but the next event of the same
-/// order waits for them.
+/// Shortest time between two looks at acknowledgements behind a backlog: there nobody waits for the single one, and what comes
+/// together is read and deleted together.
 const LOOK_MIN: Duration = Duration::from_millis(1);
 /// How long an acknowledged row waits for others to be deleted with it.
 const DELETE_AFTER: Duration = Duration::from_millis(20);
@@ -177,7 +177,9 @@ impl Pace {
         let now = Instant::now();
         let delivered = async {
             signals.delivered.notified().await;
-            tokio::time::sleep_until((now + LOOK_MIN).into()).await;
+            if may.look_late {
+                tokio::time::sleep_until((now + LOOK_MIN).into()).await;
+            }
         };
         tokio::select! {
             () = signals.recorded.notified() => self.announce(),
@@ -202,6 +204,8 @@ pub(super) struct May {
     pub(super) delete: bool,
     /// A look at leases, parked orders and settled ids.
     pub(super) keep: bool,
+    /// Acknowledgements may wait for company.
+    pub(super) look_late: bool,
 }
 
 /// What may end a wait.
@@ -211,7 +215,7 @@ pub(super) struct Signals {
     pub(super) recorded: Arc<Notify>,
     /// A statement was answered.
     pub(super) answered: Arc<Notify>,
-    /// The producer reported deliveries.
+    /// The producer answered for all that a partition was sent, or, behind a backlog, for something.
     pub(super) delivered: Arc<Notify>,
 }
 
@@ -273,7 +277,7 @@ mod tests {
     fn nobody_is_woken_for_what_runs_already() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         assert!(!pace.deletes(now, 1, false), "waits for company");
-        let may = May { read: false, delete: false, keep: false };
+        let may = May { read: false, delete: false, keep: false, look_late: false };
         assert_eq!(pace.due(may, now), now + POLL_MAX);
         assert_eq!(pace.due(May { delete: true, ..may }, now), now + DELETE_AFTER);
         assert!(pace.due(May { keep: true, ..may }, now) <= now);

@@ -1,5 +1,6 @@
 //! Hands rows to one idempotent producer, in order, and collects what becomes of them.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -22,8 +23,9 @@ use super::read::OutboxRow;
 use super::trial::Trial;
 use crate::config::RelayConfig;
 
-/// Milliseconds a batch waits for company: under load a round fills batches by itself, alone an event waits no longer.
-const LINGER_MILLIS: &str = "2";
+/// Milliseconds a batch waits for company: as long as it takes to hand over what goes together, and no longer, since whatever else
+/// comes waits for its turn ([`super::turns`]).
+const LINGER_MILLIS: &str = "1";
 /// Events handed over before others get their turn on the thread: about a millisecond's work.
 const AT_A_TIME: usize = 256;
 /// Largest batch, in bytes before compression: librdkafka's default, a little below what a topic takes by default.
@@ -65,6 +67,10 @@ struct Reports {
 #[derive(Debug)]
 struct Inner {
     deliveries: Vec<Delivery>,
+    /// Rows of each partition that were sent and not reported.
+    outstanding: HashMap<i32, usize>,
+    /// There is a backlog.
+    behind: bool,
     fatal: Option<String>,
     last_progress: Instant,
 }
@@ -109,7 +115,8 @@ pub(super) enum Sent {
 }
 
 impl Publisher {
-    /// A producer for the topic of `config` that sends batches of up to `batch_bytes` and notifies `arrived` of deliveries.
+    /// A producer for the topic of `config` that sends batches of up to `batch_bytes` and notifies `arrived` when everything that was sent to
+    /// a partition is answered for, behind a backlog as soon as anything is.
     ///
     /// # Errors
     /// When librdkafka refuses the settings. An unreachable cluster is no error: events wait.
@@ -120,7 +127,13 @@ impl Publisher {
         arrived: Arc<Notify>,
     ) -> Result<Self, RelayError> {
         let reports = Arc::new(Reports {
-            inner: Mutex::new(Inner { deliveries: Vec::new(), fatal: None, last_progress: Instant::now() }),
+            inner: Mutex::new(Inner {
+                deliveries: Vec::new(),
+                outstanding: HashMap::new(),
+                behind: false,
+                fatal: None,
+                last_progress: Instant::now(),
+            }),
             arrived,
             unreachable: AtomicBool::new(false),
         });
@@ -162,9 +175,7 @@ impl Publisher {
         in_flight: &mut InFlight,
         trial: &mut Trial,
     ) -> Result<Sent, RelayError> {
-        if !in_flight.awaits_broker() {
-            self.reports.lock().last_progress = Instant::now();
-        }
+        self.reports.begin(in_flight);
         for _ in 0..AT_A_TIME {
             let Some(row) = in_flight.next_due() else { return Ok(Sent::All) };
             let id = row.row.id;
@@ -217,11 +228,14 @@ impl Publisher {
         let OutboxRow { row, order_id, recorded, headers, payload } = row;
         let mut buffer = Uuid::encode_buffer();
         let key: &str = order_id.hyphenated().encode_lower(&mut buffer);
+        let partition = partition_for(key.as_bytes(), partitions);
         let record = BaseRecord::with_opaque_to(&self.topic, opaque(row.id))
             .key(key)
-            .partition(partition_for(key.as_bytes(), partitions))
+            .partition(partition)
             .headers(headers)
             .payload(&payload);
+        // Before the report can come.
+        self.reports.sent(partition);
         let (source, headers) = match self.producer.as_ref().expect(TAKEN).send(record) {
             Ok(()) => {
                 fail_point!("relay::after_produce");
@@ -231,6 +245,7 @@ impl Publisher {
                 (source, refused.headers.expect("a record not taken keeps its headers"))
             }
         };
+        self.reports.not_sent(partition);
         Err((source, OutboxRow { row, order_id, recorded, headers, payload }))
     }
 
@@ -282,6 +297,32 @@ impl Reports {
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Rows are about to be handed over.
+    fn begin(&self, in_flight: &InFlight) {
+        let mut inner = self.lock();
+        inner.behind = in_flight.is_behind();
+        if !in_flight.awaits_broker() {
+            inner.last_progress = Instant::now();
+        }
+    }
+
+    fn sent(&self, partition: i32) {
+        *self.lock().outstanding.entry(partition).or_default() += 1;
+    }
+
+    fn not_sent(&self, partition: i32) {
+        self.lock().answered(partition);
+    }
+}
+
+impl Inner {
+    /// One row less is outstanding. True when it was the partition's last.
+    fn answered(&mut self, partition: i32) -> bool {
+        let Some(outstanding) = self.outstanding.get_mut(&partition) else { return true };
+        *outstanding = outstanding.saturating_sub(1);
+        *outstanding == 0
+    }
 }
 
 /// librdkafka's callbacks.
@@ -318,6 +359,9 @@ impl ProducerContext for ReportTo {
     fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
         let Self(reports) = self;
         let id = i64::try_from(id).expect(IDS);
+        let partition = match result {
+            Ok(message) | Err((_, message)) => message.partition(),
+        };
         let outcome = match result {
             Ok(message) if message.offset() >= 0 => Outcome::Delivered,
             Ok(_) => Outcome::Unconfirmed,
@@ -327,14 +371,16 @@ impl ProducerContext for ReportTo {
             tracing::info!("Kafka is back");
         }
         let mut inner = reports.lock();
-        // They come in runs, and whoever was notified of the first takes them all.
         let first = inner.deliveries.is_empty();
         if first {
             inner.last_progress = Instant::now();
         }
         inner.deliveries.push(Delivery { id, outcome });
+        // They come in runs. What waits for them is the partition's next turn, or, behind a backlog, room for more rows: that
+        // looks a little later, and takes all that have come by then.
+        let wanted = inner.answered(partition) || (first && inner.behind);
         drop(inner);
-        if first {
+        if wanted {
             reports.arrived.notify_one();
         }
     }

@@ -42,7 +42,7 @@ pub(super) struct Request {
     pub(super) start: Start,
     /// What is in hand or parked.
     pub(super) skip: Skip,
-    /// About how many rows in all.
+    /// How many rows in all, but at least one of each shard.
     pub(super) limit: usize,
     /// The service had been told to stop before: what this read does not find, no request will record any more.
     pub(super) last: bool,
@@ -71,7 +71,7 @@ impl Heads {
 #[derive(Deserialize)]
 struct Stored<'a>(#[serde(borrow)] Cow<'a, str>, #[serde(borrow)] Cow<'a, str>);
 
-/// The first rows of each shard that are not to be skipped, about `limit` in all.
+/// The first rows of each shard that are not to be skipped, `limit` in all.
 ///
 /// One statement, hence one snapshot: whoever sees an order's later row in it sees its earlier ones. From each shard's
 /// floor, below which everything is in hand; what is in hand above it is skipped by its id. The ids to skip are a subquery because that is hashed by every version of
@@ -89,7 +89,7 @@ async fn fetch(
     if shards.is_empty() {
         return Ok(Heads::default());
     }
-    let page = limit.div_ceil(shards.len());
+    let page = page(*limit, shards.len());
     let statement = sqlx::query(
         "select head.shard, head.id, head.order_id, head.headers, head.payload,
                 date_part('epoch', now() - head.recorded_at)
@@ -119,6 +119,11 @@ async fn fetch(
         .filter_map(|shard| shard.last().map(|row| (row.row.shard, row.row.id)))
         .collect();
     Ok(Heads { rows, full })
+}
+
+/// Rows of each shard that are read at once: together no more than `limit`, and at least one of each.
+fn page(limit: usize, shards: usize) -> usize {
+    (limit / shards.max(1)).max(1)
 }
 
 /// The named rows, as far as the outbox still has them.
@@ -152,4 +157,15 @@ fn outbox_row(row: &PgRow, asked: Instant) -> sqlx::Result<OutboxRow> {
         headers,
         payload: row.try_get::<&[u8], _>(4)?.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_takes_no_more_than_there_is_room_for_but_one_row_of_each_shard() {
+        assert_eq!((page(2000, 16), page(2000, 3)), (125, 666));
+        assert_eq!((page(31, 16), page(15, 16), page(0, 16)), (1, 1, 1));
+    }
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use super::acknowledge::Deleted;
 use super::floor::Floors;
-use super::in_flight::{InFlight, RowId};
+use super::in_flight::InFlight;
 use super::lease::Leases;
 use super::pace::{May, Pace, Signals};
 use super::park::Parked;
@@ -29,7 +30,7 @@ pub(super) struct State {
     pub(super) batch_bytes: u32,
     pub(super) upkeep: Task<Answer<Upkeep>>,
     pub(super) read: Task<(Request, Answer<Heads>)>,
-    pub(super) delete: Task<(Vec<RowId>, Answer<()>)>,
+    pub(super) delete: Task<Deleted>,
     pub(super) pace: Pace,
     pub(super) signals: Signals,
     /// Every shard is led here, as those who announce events must know.
@@ -68,6 +69,16 @@ impl State {
         }
     }
 
+    /// The database failed. Another may answer from now on, one that never had the latest rows: what was not handed over yet is to be
+    /// read again.
+    pub(super) fn distrust(&mut self) {
+        self.floors.reset();
+        let shards = self.in_flight.shards();
+        self.in_flight.drop_shards(&shards);
+        self.caught_up = false;
+        self.pace.failed(Instant::now());
+    }
+
     /// Rows that may still be taken in hand; zero while there is not room enough for a read to be worth it.
     pub(super) fn room(&self, config: &RelayConfig) -> usize {
         let (most, page) = (config.relay_max_in_flight as usize, config.relay_batch as usize);
@@ -81,6 +92,7 @@ impl State {
             read: !self.read.is_running() && !self.trial.is_on() && !self.caught_up && self.room(config) > 0,
             delete: !self.delete.is_running() && self.in_flight.acknowledged() > 0,
             keep: !self.upkeep.is_running(),
+            look_late: self.in_flight.is_behind(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Connections to the database, and its schema.
 
+use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -44,6 +45,12 @@ pub const MIGRATION_LOCK: i64 = 0x6d_6967_7261_7465;
 const TURN_POLL: Duration = Duration::from_millis(250);
 /// What of the migrations the database has, once there is a table of them.
 const APPLIED: &str = "select version, checksum from _sqlx_migrations where success";
+/// What is said of a server that takes no writes.
+const READ_ONLY: &str = "the server takes no writes: it is a standby, or was set read-only";
+/// The relay finds its rows by their index. The outbox may be empty at one moment and hold a million rows at the next, of which no
+/// statistics tell: a planner that believes them, or has none, reads all of it for each delete.
+const BY_INDEX: [(&str, &str); 3] =
+    [("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off")];
 /// Name of the readiness condition that the database meets.
 pub const CONDITION: &str = "database";
 
@@ -83,14 +90,14 @@ pub fn relay_pool(options: &PgConnectOptions, max_connections: u32, acquire_time
                 async move { Ok(rest.idle_for < TRUSTED_AT_REST || is_alive(connection, patience).await) },
             )
         })
-        .connect_lazy_with(options.clone())
+        .connect_lazy_with(options.clone().options(BY_INDEX))
 }
 
 fn pool_options(max_connections: u32, acquire_timeout: Duration) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(acquire_timeout)
-        .after_connect(|connection, _| Box::pin(limit_transactions(connection)))
+        .after_connect(|connection, _| Box::pin(prepare(connection)))
         // The pool itself asks too, and waits for the answer without an end: here the dead ones are found out before.
         .after_release(|connection, _| Box::pin(async move { Ok(is_alive(connection, PING_TIMEOUT).await) }))
 }
@@ -104,11 +111,17 @@ async fn is_alive(connection: &mut PgConnection, patience: Duration) -> bool {
     matches!(tokio::time::timeout(patience, connection.ping()).await, Ok(Ok(())))
 }
 
-/// Holds a new connection to the longest transaction, where the server can.
+/// Makes a new connection fit for use: it leads to a server that takes writes, and holds to the longest transaction where the server
+/// can. After a switchover an address may lead for a while to what is a standby now; who kept a connection to that would fail for as
+/// long as the connection lasts, while pings succeed.
 ///
 /// # Errors
-/// When the connection breaks.
-pub async fn limit_transactions(connection: &mut PgConnection) -> sqlx::Result<()> {
+/// When the connection breaks, and when the server takes no writes: then as if it were away.
+pub async fn prepare(connection: &mut PgConnection) -> sqlx::Result<()> {
+    let read_only = sqlx::query_scalar("select current_setting('transaction_read_only') = 'on'");
+    if read_only.fetch_one(&mut *connection).await? {
+        return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, READ_ONLY)));
+    }
     if connection.server_version_num().is_some_and(|version| version >= TRANSACTION_TIMEOUT_SINCE) {
         sqlx::query(TRANSACTION_TIMEOUT).execute(connection).await?;
     }

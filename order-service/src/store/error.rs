@@ -105,13 +105,16 @@ impl DatabaseError {
     }
 
     /// True when the failure leaves open whether the transaction took effect. A pooler in between words the loss of its server
-    /// as an error of the database, and a server says that it is going down when it may have committed already.
+    /// as an error of the database, a server says that it is going down when it may have committed already, and one whose disk is
+    /// full may have written the commit itself and failed over what comes after it: so only what says that it was rolled back is
+    /// believed.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
-        // Classes: connection, operator intervention; by itself: statement completion unknown.
-        let says_so = |state: String| ["08", "57", "40003"].iter().any(|class| state.starts_with(class));
-        self.step == COMMIT
-            && (self.source.as_database_error().is_none() || self.sql_state().is_some_and(says_so))
+        // Class: integrity constraint; by themselves: serialization failure, constraint at commit, deadlock, failed transaction.
+        let rolled_back = |state: String| {
+            state.starts_with("23") || ["40001", "40002", "40P01", "25P02"].contains(&state.as_str())
+        };
+        self.step == COMMIT && !self.sql_state().is_some_and(rolled_back)
     }
 
     /// True when the transaction waited too long for a lock that another holds.
@@ -207,5 +210,56 @@ mod tests {
         );
         assert!(!failed(Error::RowNotFound).is_unavailable());
         assert!(!failed(Error::PoolTimedOut).is_conflict());
+    }
+
+    /// What a server says, with nothing but a code.
+    #[derive(Debug)]
+    struct Says(&'static str);
+
+    impl std::fmt::Display for Says {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Says {}
+
+    impl sqlx::error::DatabaseError for Says {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn kind(&self) -> sqlx::error::ErrorKind {
+            sqlx::error::ErrorKind::Other
+        }
+
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+    }
+
+    #[test]
+    fn a_commit_that_failed_is_in_doubt_unless_the_server_says_that_it_was_rolled_back() {
+        let failed = |step, code| DatabaseError { step, source: Error::Database(Box::new(Says(code))) };
+        for code in ["53100", "58030", "57P01", "08006", "40003", "XX000"] {
+            assert!(failed(COMMIT, code).is_in_doubt(), "{code}");
+            assert!(!failed("take stock", code).is_in_doubt(), "{code}");
+        }
+        for code in ["23505", "40001", "40P01", "25P02"] {
+            assert!(!failed(COMMIT, code).is_in_doubt(), "{code}");
+        }
+        assert!(DatabaseError { step: COMMIT, source: Error::PoolTimedOut }.is_in_doubt());
     }
 }

@@ -189,7 +189,7 @@ impl Work {
     async fn connect(&self) -> sqlx::Result<PgConnection> {
         let connected = async {
             let mut connection = self.options.connect().await?;
-            database::limit_transactions(&mut connection).await?;
+            database::prepare(&mut connection).await?;
             Ok(connection)
         };
         timeout(self.connect_timeout, connected).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))

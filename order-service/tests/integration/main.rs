@@ -12,6 +12,7 @@ mod bad_input;
 mod concurrency;
 mod drain;
 mod events;
+mod failover;
 mod faults;
 mod parking;
 mod replicas;

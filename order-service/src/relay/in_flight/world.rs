@@ -48,7 +48,7 @@ struct World {
     producer: BTreeSet<i64>,
     events: BTreeMap<i64, (u128, i64)>,
     acknowledged: BTreeMap<u128, i64>,
-    deleting: Vec<RowId>,
+    deleting: Vec<Acknowledged>,
 }
 
 #[derive(Clone, Debug)]
@@ -97,6 +97,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn of_two_partitions() -> InFlight {
+    let mut in_flight = InFlight::with_limit(1);
+    in_flight.send_among(2);
+    in_flight
+}
+
 fn shard_of(order: u128) -> i16 {
     i16::try_from(order % 2).unwrap()
 }
@@ -105,7 +111,7 @@ impl World {
     fn new() -> Self {
         let now = Instant::now();
         Self {
-            in_flight: InFlight::with_limit(1),
+            in_flight: of_two_partitions(),
             floors: Floors::new(now),
             now,
             next_id: 0,
@@ -150,8 +156,12 @@ impl World {
             }
             Step::StartRead => self.start_read(),
             Step::EndRead => self.end_read(),
-            Step::HandOver(count) => (0..count).for_each(|_| self.hand_over()),
+            Step::HandOver(count) => {
+                self.in_flight.open();
+                (0..count).for_each(|_| self.hand_over());
+            }
             Step::QueueFull => {
+                self.in_flight.open();
                 if let Some(row) = self.in_flight.next_due() {
                     self.in_flight.put_back(row);
                 }
@@ -174,7 +184,7 @@ impl World {
             }
             Step::EndDelete(known) => {
                 let rows = std::mem::take(&mut self.deleting);
-                for row in &rows {
+                for Acknowledged { row, .. } in &rows {
                     self.outbox.remove(&row.id);
                 }
                 // A statement that was given up may have taken effect.
