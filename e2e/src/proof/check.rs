@@ -7,6 +7,8 @@
 pub mod calls;
 pub mod answers;
 pub mod refusals;
+pub mod remains;
+pub mod keys;
 pub mod events;
 pub mod balance;
 pub mod repetitions;
