@@ -13,6 +13,9 @@ const LINES_SHOWN: usize = 5;
 const ERROR: &str = "Error: ";
 /// What the runtime says of a panic.
 const PANICKED: &str = "panicked at";
+/// How a line of a program's own log begins. It catches SIGTERM before it has anything to say: whoever has said something does
+/// not die by that signal.
+const SAID: char = '{';
 /// Another process took the port between two starts, which is the campaign's doing and not the service's.
 const PORT_TAKEN: &str = "Address already in use";
 
@@ -61,17 +64,26 @@ impl End {
     }
 
     /// What is wrong with this end, if it was neither asked for nor has an excuse. Success is no excuse: a service that
-    /// nobody told to stop does not stop.
+    /// nobody told to stop does not stop. Nor does one that was told to, and had begun its work, drop it where it stands.
     #[must_use]
     pub fn unasked(&self) -> Option<String> {
         let by_signal = self.told.is_some_and(|told| self.status.signal() == Some(told.as_raw()));
-        let orderly = self.told == Some(Signal::TERM) && self.status.success();
-        let asked = by_signal || orderly || self.by_point().is_some() || self.at_start();
+        let asked = if self.told == Some(Signal::TERM) {
+            self.status.success() || (by_signal && !self.has_begun())
+        } else {
+            by_signal
+        };
+        let asked = asked || self.by_point().is_some() || self.at_start();
         (!asked).then(|| {
             let lines: Vec<&str> = self.log.lines().collect();
             let last = lines[lines.len().saturating_sub(LINES_SHOWN)..].join(" | ");
             format!("{}; its last words: {last}", self.status)
         })
+    }
+
+    /// It has said something, and so catches SIGTERM.
+    fn has_begun(&self) -> bool {
+        self.log.lines().any(|line| line.starts_with(SAID))
     }
 }
 
@@ -94,6 +106,18 @@ mod tests {
     fn an_end_by_a_signal_that_was_sent_is_asked_for() {
         for (raw, told) in [(9, Signal::KILL), (15, Signal::TERM), (exit(0), Signal::TERM)] {
             assert_eq!(end(raw, Some(told), "").unasked(), None, "{raw}");
+        }
+    }
+
+    #[test]
+    fn sigterm_ends_a_process_by_itself_only_before_that_has_said_anything() {
+        let said = r#"{"level":"INFO","message":"shards led"}"#;
+        assert!(end(15, Some(Signal::TERM), said).unasked().is_some());
+        for log in ["", "thread 'main' panicked at x.rs:1"] {
+            assert_eq!(end(15, Some(Signal::TERM), log).unasked(), None, "{log:?}");
+        }
+        for (raw, told) in [(exit(0), Signal::TERM), (9, Signal::KILL)] {
+            assert_eq!(end(raw, Some(told), said).unasked(), None, "{raw}");
         }
     }
 
