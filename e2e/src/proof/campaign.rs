@@ -10,15 +10,26 @@ use serde::{Deserialize, Serialize};
 
 use super::report::{Counts, MIN_FAULTS};
 
-/// A campaign: runs of neighbouring seeds at one commit.
+/// A campaign: runs of neighbouring seeds at one commit. Who only shows it needs no more of each than a [`Run`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Campaign {
+pub struct Campaign<R = Run> {
     /// Commit of the checkout, with `-dirty` when files differed from it.
     pub commit: String,
     /// When its first run ended, UTC.
     pub date: String,
     /// Its runs, by seed.
-    pub runs: Vec<Run>,
+    pub runs: Vec<R>,
+}
+
+/// A run as it is kept.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeptRun {
+    /// What is shown of it.
+    #[serde(flatten)]
+    pub run: Run,
+    /// Refused calls by the word that they were refused with; none in campaigns from before they were counted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refusals: BTreeMap<String, usize>,
 }
 
 /// One run.
@@ -71,6 +82,8 @@ struct Line {
     ended_at: String,
     faults: Vec<Fault>,
     calls: Counts,
+    #[serde(default)]
+    refusals: BTreeMap<String, usize>,
     orders: usize,
     events: usize,
     duplicates: usize,
@@ -90,7 +103,7 @@ struct Violation {
     rule: String,
 }
 
-impl Campaign {
+impl Campaign<KeptRun> {
     /// The campaign that began at seed `from` and was to have `runs` runs that count, out of the lines of `results`. Of a
     /// seed that ran again the last run is taken.
     ///
@@ -100,8 +113,8 @@ impl Campaign {
         let lines: Vec<Line> = read_lines(results)?;
         let mut by_seed: BTreeMap<u64, Line> = lines.into_iter().map(|line| (line.seed, line)).collect();
         let (mut commit, mut date) = (None, None);
-        let mut found: Vec<Run> = Vec::new();
-        while found.iter().filter(|run| run.counts()).count() < runs {
+        let mut found: Vec<KeptRun> = Vec::new();
+        while found.iter().filter(|kept| kept.run.counts()).count() < runs {
             let seed = from + found.len() as u64;
             let line = by_seed.remove(&seed).with_context(|| format!("seed {seed} has not run"))?;
             let known = commit.get_or_insert_with(|| line.commit.clone());
@@ -109,11 +122,13 @@ impl Campaign {
                 bail!("seed {seed} ran at commit {}, those before at {known}", line.commit);
             }
             date.get_or_insert_with(|| line.ended_at.clone());
-            found.push(Run::of(line));
+            found.push(KeptRun::of(line));
         }
         Ok(Self { commit: commit.unwrap_or_default(), date: date.unwrap_or_default(), runs: found })
     }
+}
 
+impl<R: Serialize> Campaign<R> {
     /// As JSON, a line for each run, so that two campaigns can be compared line by line.
     ///
     /// # Errors
@@ -126,7 +141,7 @@ impl Campaign {
     }
 }
 
-impl Run {
+impl KeptRun {
     fn of(line: Line) -> Self {
         let mut faults = BTreeMap::new();
         for fault in line.faults.into_iter().filter(|fault| fault.happened) {
@@ -141,10 +156,13 @@ impl Run {
             (None, true) if faults.values().sum::<usize>() < MIN_FAULTS => Verdict::TooFewFaults,
             (None, true) => Verdict::Sound,
         };
-        let Line { seed, calls, orders, events, duplicates, recovery_millis, .. } = line;
-        Self { seed, verdict, rules, faults, calls, orders, events, duplicates, recovery_millis }
+        let Line { seed, calls, refusals, orders, events, duplicates, recovery_millis, .. } = line;
+        let run = Run { seed, verdict, rules, faults, calls, orders, events, duplicates, recovery_millis };
+        Self { run, refusals }
     }
+}
 
+impl Run {
     /// Enough went wrong in it for its soundness to say something.
     #[must_use]
     pub fn counts(&self) -> bool {
@@ -209,7 +227,8 @@ mod tests {
         let fault = |happened| Happening { kind: "disk full".to_owned(), happened, detail: String::new() };
         let mut faults: Vec<Happening> = (0..happened).map(|_| fault(true)).collect();
         faults.push(fault(false));
-        let mut report = Report { seed, faults, commit: commit.to_owned(), ..Report::default() };
+        let refusals = BTreeMap::from([("busy".to_owned(), 7)]);
+        let mut report = Report { seed, faults, commit: commit.to_owned(), refusals, ..Report::default() };
         if seed == 3 {
             let broken = Violation::of(Rule::Kept, "an order".to_owned());
             report.violations = vec![broken.clone(), broken];
@@ -222,9 +241,11 @@ mod tests {
         let lines = [line(1, 2, "old"), line(2, 2, "a"), line(1, 3, "a"), line(3, 2, "a"), line(4, 1, "a")];
         let campaign = Campaign::of(&lines.join("\n"), 1, 3).unwrap();
         assert_eq!(campaign.commit, "a", "the first run of seed 1 was replaced");
-        let runs: Vec<_> = campaign.runs.iter().map(|run| (run.seed, run.verdict, run.rules.len())).collect();
+        let runs = campaign.runs.iter().map(|kept| &kept.run);
+        let runs: Vec<_> = runs.map(|run| (run.seed, run.verdict, run.rules.len())).collect();
         assert_eq!(runs, [(1, Verdict::Sound, 0), (2, Verdict::Sound, 0), (3, Verdict::Unsound, 1)]);
-        assert_eq!(campaign.runs[0].faults, BTreeMap::from([("disk full".to_owned(), 3)]));
+        assert_eq!(campaign.runs[0].run.faults, BTreeMap::from([("disk full".to_owned(), 3)]));
+        assert_eq!(campaign.runs[0].refusals, BTreeMap::from([("busy".to_owned(), 7)]));
         assert!(Campaign::of(&lines.join("\n"), 1, 4).is_err(), "seed 4 does not count, and 5 has not run");
         let mixed = [line(1, 2, "a"), line(2, 2, "b")];
         assert!(Campaign::of(&mixed.join("\n"), 1, 2).is_err(), "of two commits");
@@ -236,8 +257,21 @@ mod tests {
         let campaign = Campaign::of(&lines.join("\n"), 1, 200).unwrap();
         let json = campaign.to_json().unwrap();
         assert_eq!(json.lines().count(), 202);
-        assert_eq!(serde_json::from_str::<Campaign>(&json).unwrap(), campaign);
+        assert_eq!(serde_json::from_str::<Campaign<KeptRun>>(&json).unwrap(), campaign);
         assert!(json.len() < 100_000, "{} bytes", json.len());
+        let shown: Campaign = serde_json::from_str(&json).unwrap();
+        assert_eq!(shown.runs[199], campaign.runs[199].run, "without what is kept beside");
+    }
+
+    #[test]
+    fn a_campaign_from_before_refusals_were_counted_by_word_is_read_as_having_none() {
+        let campaign = Campaign::of(&line(1, 4, "a"), 1, 1).unwrap();
+        let older =
+            Campaign { runs: vec![campaign.runs[0].run.clone()], commit: String::new(), date: String::new() };
+        let read: Campaign<KeptRun> = serde_json::from_str(&older.to_json().unwrap()).unwrap();
+        assert_eq!(read.runs, [KeptRun { run: older.runs[0].clone(), refusals: BTreeMap::new() }]);
+        let line = line(1, 4, "a").replace(r#""refusals":{"busy":7},"#, "");
+        assert!(Campaign::of(&line, 1, 1).unwrap().runs[0].refusals.is_empty(), "{line}");
     }
 
     #[test]

@@ -6,14 +6,18 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use super::check::Violation;
+use super::check::refusals::IN_PROGRESS;
 use super::faults::Happening;
 use super::ledger::{Call, OWN_CLIENTS, Outcome};
 use super::points::POINTS;
 
 /// Faults that must have happened for a run to count.
 pub const MIN_FAULTS: usize = 2;
-/// Of so many calls one must succeed: a third, where more than half do even in runs full of faults.
-const LEAST_OK_OF: usize = 3;
+/// Of a hundred calls of a campaign so many must have a definite answer: by far the most have, and the others find nobody there, or
+/// no room, while a fault lasts. That something is sold out is such an answer, so a shop that is empty early takes none away.
+const LEAST_ANSWERED_PERCENT: usize = 50;
+/// Words of refusals that put a caller off instead: nobody is there or has room, or what becomes of the key is not known yet.
+const PUT_OFF: [&str; 4] = ["connect", "busy", "unavailable", IN_PROGRESS];
 /// Violations shown of one run; the file has all.
 const SHOWN: usize = 12;
 
@@ -33,6 +37,9 @@ pub struct Report {
     pub faults: Vec<Happening>,
     /// Calls by outcome.
     pub calls: Counts,
+    /// Refused calls by the word that they were refused with.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub refusals: BTreeMap<String, usize>,
     /// Orders in the database.
     pub orders: usize,
     /// Events recorded.
@@ -83,6 +90,18 @@ impl Counts {
     }
 }
 
+/// Refused calls of clients, the campaign itself left out, by word.
+#[must_use]
+pub fn refusals(calls: &[Call]) -> BTreeMap<String, usize> {
+    let mut refusals = BTreeMap::new();
+    for call in calls.iter().filter(|call| call.client < OWN_CLIENTS) {
+        if let Outcome::Refused { problem, .. } = &call.outcome {
+            *refusals.entry(problem.clone()).or_default() += 1;
+        }
+    }
+    refusals
+}
+
 impl Report {
     /// A run that could not be made.
     #[must_use]
@@ -94,6 +113,13 @@ impl Report {
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.broken.is_none() && self.violations.is_empty()
+    }
+
+    /// Calls with a definite answer: what was asked for, or why it can't be had.
+    #[must_use]
+    pub fn answered(&self) -> usize {
+        let put_off: usize = PUT_OFF.iter().filter_map(|word| self.refusals.get(*word)).sum();
+        self.calls.ok + self.calls.refused.saturating_sub(put_off)
     }
 
     /// Faults that happened.
@@ -176,10 +202,16 @@ pub fn totals(reports: &[Report]) -> String {
 #[must_use]
 pub fn summary(reports: &[Report]) -> String {
     let sum = |part: fn(&Report) -> usize| reports.iter().map(part).sum::<usize>();
+    let mut refusals: BTreeMap<&str, usize> = BTreeMap::new();
+    for (word, times) in reports.iter().flat_map(|report| &report.refusals) {
+        *refusals.entry(word).or_default() += times;
+    }
+    let refusals: Vec<String> = refusals.iter().map(|(word, times)| format!("{times} {word}")).collect();
     let head = format!(
-        "{} calls ok, {} refused, {} unknown; {} events, {} duplicates; ",
+        "{} calls ok, {} refused ({}), {} unknown; {} events, {} duplicates; ",
         sum(|report| report.calls.ok),
         sum(|report| report.calls.refused),
+        refusals.join(", "),
         sum(|report| report.calls.unknown),
         sum(|report| report.events),
         sum(|report| report.duplicates),
@@ -244,11 +276,12 @@ pub fn percent_bound(runs: usize) -> f64 {
     300.0 / count(runs)
 }
 
-/// True when so few of the clients' calls succeeded that refusals may be all that the service is good at.
+/// True when so few of the clients' calls had a definite answer that putting them off may be all that the service is good at.
 #[must_use]
 pub fn refuses_most(reports: &[Report]) -> bool {
-    let sum = |part: fn(&Counts) -> usize| reports.iter().map(|report| part(&report.calls)).sum::<usize>();
-    sum(|calls| calls.ok) * LEAST_OK_OF < sum(|calls| calls.ok + calls.refused + calls.unknown)
+    let sum = |part: fn(&Report) -> usize| reports.iter().map(part).sum::<usize>();
+    let all = sum(|report| report.calls.ok + report.calls.refused + report.calls.unknown);
+    sum(Report::answered) * 100 < all * LEAST_ANSWERED_PERCENT
 }
 
 /// As seconds with one decimal.
@@ -265,8 +298,11 @@ fn count(runs: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
     use crate::proof::check::Rule;
+    use crate::proof::ledger::{Action, Verb};
 
     fn with_faults(happened: usize) -> Report {
         let fault = |happened| Happening { kind: POINTS[0].to_owned(), happened, detail: String::new() };
@@ -299,9 +335,33 @@ mod tests {
     }
 
     #[test]
-    fn a_campaign_in_which_less_than_a_third_of_the_calls_succeeded_proves_nothing() {
-        let with = |ok, refused| Report { calls: Counts { ok, refused, unknown: 1 }, ..Report::default() };
-        assert!(!refuses_most(&[with(10, 9), with(0, 9)]));
-        assert!(refuses_most(&[with(10, 9), with(0, 11)]));
+    fn a_campaign_in_which_less_than_half_of_the_calls_had_a_definite_answer_proves_nothing() {
+        let with = |word: &str, refused| {
+            let calls = Counts { ok: 10, refused, unknown: 1 };
+            Report { calls, refusals: BTreeMap::from([(word.to_owned(), refused)]), ..Report::default() }
+        };
+        assert!(!refuses_most(&[with("insufficient-stock", 500)]), "what is sold out is no want of service");
+        for word in PUT_OFF {
+            assert!(!refuses_most(&[with(word, 9)]), "{word}");
+            assert!(refuses_most(&[with(word, 10)]), "{word}");
+            assert!(!refuses_most(&[with(word, 10), with("stale", 1)]), "{word}");
+        }
+    }
+
+    #[test]
+    fn refusals_of_clients_are_counted_by_word_and_the_campaign_s_own_are_not() {
+        let call = |client, problem: &str| Call {
+            client,
+            replica: 0,
+            began: 0,
+            ended: 1,
+            action: Action::Change { order: Uuid::nil(), to: Verb::Cancel, at: None },
+            outcome: Outcome::Refused { status: 409, problem: problem.to_owned() },
+        };
+        let calls = [call(1, "busy"), call(2, "stale"), call(2, "busy"), call(OWN_CLIENTS, "busy")];
+        let counted = refusals(&calls);
+        assert_eq!(counted, BTreeMap::from([("busy".to_owned(), 2), ("stale".to_owned(), 1)]));
+        let report = Report { refusals: counted, ..Report::default() };
+        assert!(summary(&[report]).contains("refused (2 busy, 1 stale)"));
     }
 }

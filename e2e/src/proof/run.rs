@@ -20,7 +20,7 @@ use super::history::{History, Record};
 use super::ledger::Ledger;
 use super::plan::Plan;
 use super::plan::shop::PROBE;
-use super::report::{Counts, Report};
+use super::report::{Counts, Report, refusals};
 use super::workload::Workload;
 use super::world::World;
 use crate::dump::dump;
@@ -118,6 +118,7 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
         seed: plan.seed,
         faults: happenings,
         calls: Counts::of(&history.calls),
+        refusals: refusals(&history.calls),
         orders: history.orders.len(),
         events,
         duplicates,
