@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::points::{Act, POINTS, Point, most_passes};
 pub use fault::{Fault, Route, Trouble};
 use shop::CURRENCY;
-pub use shop::{Coupon, Product, Shop, Taste};
+pub use shop::{Coupon, Product, Shop, Taste, Terms};
 
 /// Seeds from here on are sweeps: they kill at fail points for certain, a few in each.
 pub const SWEEP: u64 = 1_000_000;

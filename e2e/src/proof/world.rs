@@ -12,7 +12,7 @@ use sqlx::{Connection, PgPool};
 use super::audit;
 use super::backends::{self, Container, KAFKA, KAFKA_PORT, KAFKA_PROXY_PORT, Postgres, bootstrap};
 use super::faults::servers::docker_time;
-use super::plan::{Plan, Shop};
+use super::plan::{Plan, Shop, Terms};
 use super::proxy::{Chooser, Directory, Link, Proxy};
 use super::replica::{Replica, Start};
 use crate::kubectl::wait_for;
@@ -176,9 +176,12 @@ async fn load(replica: &Replica, shop: &Shop) -> anyhow::Result<()> {
     let products = shop.products.iter().map(
         |(id, product)| json!({"productId": id, "priceMinor": product.price_minor, "stock": product.stock}),
     );
-    let coupons = shop.coupons.iter().map(
-        |(code, coupon)| json!({"code": code, "percentOff": coupon.percent_off, "maxUses": coupon.limit}),
-    );
+    let coupons = shop.coupons.iter().map(|(code, coupon)| match coupon.terms {
+        Terms::PercentOff(percent) => json!({"code": code, "percentOff": percent, "maxUses": coupon.limit}),
+        Terms::AmountOffMinor(amount) => {
+            json!({"code": code, "amountOffMinor": amount, "maxUses": coupon.limit})
+        }
+    });
     let body = json!({"products": products.collect::<Vec<_>>(), "coupons": coupons.collect::<Vec<_>>()});
     let answer = http()?.put(format!("{}/catalogue", replica.admin)).json(&body).send().await?;
     if !answer.status().is_success() {

@@ -7,8 +7,8 @@ use crate::proof::history::{History, StoredOrder};
 use crate::proof::plan::shop::CURRENCY;
 
 /// C8: initial stock less what orders hold is the stock, which is not negative; a coupon's uses are the orders that hold
-/// it, at most its limit; an order's subtotal is the sum of its lines, its discount the coupon's percentage of that,
-/// rounded down as the API documents it, and its total what is left, in the shop's currency. A cancelled order holds nothing.
+/// it, at most its limit; an order's subtotal is the sum of its lines, its discount what the coupon takes off that, as the API
+/// documents it, and its total what is left, in the shop's currency. A cancelled order holds nothing.
 #[must_use]
 pub fn balanced(history: &History) -> Vec<Violation> {
     let standing: Vec<&StoredOrder> =
@@ -42,11 +42,13 @@ pub fn balanced(history: &History) -> Vec<Violation> {
         if sum != Some(order.subtotal_minor) {
             found.push(format!("order {}: lines of {sum:?}, subtotal {}", order.id, order.subtotal_minor));
         }
-        let percent = match &order.coupon {
+        let discount = match &order.coupon {
             None => Some(0),
-            Some(code) => history.shop.coupons.get(code).map(|coupon| coupon.percent_off),
+            Some(code) => {
+                let coupon = history.shop.coupons.get(code);
+                coupon.map(|coupon| coupon.terms.discount_minor(order.subtotal_minor))
+            }
         };
-        let discount = percent.map(|percent| order.subtotal_minor * percent / 100);
         let total = discount.map(|discount| order.subtotal_minor - discount);
         if discount != Some(order.discount_minor) || total != Some(order.total_minor) {
             found.push(format!(
@@ -65,6 +67,7 @@ pub fn balanced(history: &History) -> Vec<Violation> {
 mod tests {
     use super::super::fixture::{broken, sound};
     use super::*;
+    use crate::proof::plan::Terms;
 
     #[test]
     fn stock_that_does_not_add_up_is_found() {
@@ -99,8 +102,12 @@ mod tests {
     #[test]
     fn a_discount_that_is_not_the_coupons_is_found() {
         let mut history = sound();
-        history.shop.coupons.get_mut("TEN").unwrap().percent_off = 11;
-        assert_eq!(broken(&history), [Rule::Balanced]);
+        history.shop.coupons.get_mut("TEN").unwrap().terms = Terms::AmountOffMinor(20);
+        assert!(broken(&history).is_empty(), "an amount comes to the same here");
+        for other in [Terms::PercentOff(11), Terms::AmountOffMinor(21), Terms::AmountOffMinor(1000)] {
+            history.shop.coupons.get_mut("TEN").unwrap().terms = other;
+            assert_eq!(broken(&history), [Rule::Balanced], "{other:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{Rule, check};
 use crate::proof::history::{Event, History, Record, StoredOrder};
 use crate::proof::ledger::{Action, Answer, Call, Outcome, Purchase, Verb};
 use crate::proof::plan::shop::CURRENCY;
-use crate::proof::plan::{Coupon, Product, Shop};
+use crate::proof::plan::{Coupon, Product, Shop, Terms};
 
 /// Partitions of the fixture's topic.
 const PARTITIONS: i32 = 3;
@@ -29,7 +29,7 @@ pub(crate) fn pending() -> Uuid {
 pub(crate) fn sound() -> History {
     let shop = Shop {
         products: BTreeMap::from([("tea".to_owned(), Product { price_minor: 100, stock: 5 })]),
-        coupons: BTreeMap::from([("TEN".to_owned(), Coupon { percent_off: 10, limit: 1 })]),
+        coupons: BTreeMap::from([("TEN".to_owned(), Coupon { terms: Terms::PercentOff(10), limit: 1 })]),
     };
     let events = [
         event(cancelled(), 1, EventType::OrderCreated, None),
