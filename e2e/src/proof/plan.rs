@@ -10,7 +10,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
-use super::points::{Act, POINTS, Point, most_passes};
+use super::points::{Act, POINTS, Point, most_passes, needs_lanes};
 pub use fault::{Fault, Route, Trouble};
 use shop::CURRENCY;
 pub use shop::{Coupon, Product, Shop, Taste, Terms};
@@ -39,6 +39,8 @@ const LONG_OUTAGE_EVERY: u64 = 100;
 const LONG_OUTAGE_AT: u64 = 500;
 /// What a relay may have in hand where a run does not say: the service's default.
 const IN_HAND: usize = 4000;
+/// The writer's mode in which orders that arrive together share a transaction.
+const COMBINING: &str = "combining";
 /// Of this many seeds, one fills the database's disk.
 const DISK_FULL_EVERY: u64 = 16;
 const DISK_FULL_AT: u64 = 13;
@@ -88,6 +90,10 @@ impl Plan {
         let mut rng = StdRng::seed_from_u64(seed);
         let replicas = if seed >= SWEEP { MAX_REPLICAS } else { rng.random_range(1..=MAX_REPLICAS) };
         let mut settings = settings(&mut rng);
+        if seed >= SWEEP {
+            // A point that is never come by can't be swept.
+            settings.insert("WRITER_MODE", COMBINING.to_owned());
+        }
         let shop = Shop::any(&mut rng);
         let mut faults: Vec<Planned> = Vec::new();
         let count = rng.random_range(2..=4);
@@ -113,7 +119,13 @@ impl Plan {
             let millis = rng.random_range(800..2500);
             faults.push(Planned { at: rng.random_range(600..1500), fault: Fault::FillDisk(millis) });
         }
-        let points = points(&mut rng, seed, replicas);
+        let mut points = points(&mut rng, seed, replicas);
+        if settings.get("WRITER_MODE").is_some_and(|mode| mode != COMBINING) {
+            for armed in &mut points {
+                // Each would be armed in vain, in the place of one that is come by.
+                armed.retain(|point| !needs_lanes(point.name));
+            }
+        }
         faults.sort_by_key(|planned| planned.at);
         let last = faults.iter().map(|planned| planned.at + planned.fault.millis()).max().unwrap_or_default();
         Self {
@@ -168,7 +180,7 @@ fn settings(rng: &mut StdRng) -> BTreeMap<&'static str, String> {
     any("RELAY_BATCH", &["1", "7", "100", "1000"]);
     any("RELAY_MAX_IN_FLIGHT", &["1", "20", "400", "4000"]);
     any("RELAY_STALL_SECONDS", &["2", "5", "45"]);
-    any("WRITER_MODE", &["combining", "combining", "combining", "per-order"]);
+    any("WRITER_MODE", &[COMBINING, COMBINING, COMBINING, "per-order"]);
     any("WRITER_LANES", &["1", "2", "4"]);
     any("WRITER_BATCH", &["1", "3", "100"]);
     any("HTTP_MAX_CONCURRENT", &["6", "256", "256", "256"]);
@@ -245,5 +257,16 @@ mod tests {
             .map(|point| point.name)
             .collect();
         assert_eq!(killed, BTreeSet::from(POINTS));
+    }
+
+    #[test]
+    fn no_point_is_armed_that_the_writer_does_not_come_by() {
+        let is_plain = |plan: &Plan| plan.settings["WRITER_MODE"] != COMBINING;
+        let plans: Vec<Plan> = (1..=200).chain(SWEEP..SWEEP + 40).map(Plan::of).collect();
+        assert!(plans.iter().all(|plan| plan.seed < SWEEP || !is_plain(plan)));
+        let plain: Vec<&Plan> = plans.iter().filter(|plan| is_plain(plan)).collect();
+        assert!(plain.len() > 20, "{} of 200 runs are plain", plain.len());
+        let mut armed = plain.iter().flat_map(|plan| plan.points.iter().flatten());
+        assert!(armed.all(|point| !needs_lanes(point.name)));
     }
 }

@@ -23,6 +23,12 @@ pub fn most_passes(name: &str) -> u32 {
     if name == "relay::after_lease" { 3 } else { u32::MAX }
 }
 
+/// The point stands in what the writer's lanes do: where each order has a transaction of its own, nobody comes by it.
+#[must_use]
+pub fn needs_lanes(name: &str) -> bool {
+    name.starts_with("writer::")
+}
+
 /// What is done at a point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
