@@ -6,6 +6,7 @@
 
 pub mod calls;
 pub mod answers;
+pub mod reads;
 pub mod refusals;
 pub mod remains;
 pub mod keys;
@@ -138,7 +139,9 @@ pub fn check(history: &History) -> Verdict {
     violations.extend(refusals::founded(history, &audit));
     violations.extend(answers::settled(history));
     violations.extend(answers::apt(history));
-    violations.extend(answers::read(history));
+    violations.extend(answers::priced(history));
+    violations.extend(reads::shown(history));
+    violations.extend(reads::listed(history));
     violations.extend(events::published(history, &audit));
     violations.extend(events::identified(history, &audit));
     violations.extend(events::ordered(history));

@@ -1,5 +1,7 @@
 //! One call of a client, and what its answer means for the ledger.
 
+pub mod read;
+
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
@@ -90,17 +92,6 @@ impl Caller {
             // Nobody was there to be asked.
             Err(error) if error.is_connect() => Outcome::Refused { status: 0, problem: "connect".to_owned() },
             Err(error) => Outcome::Unknown { status: 0, why: format!("{:#}", anyhow::Error::new(error)) },
-        }
-    }
-}
-
-impl Caller {
-    /// What the replica says of the order now, if it says anything.
-    pub async fn read(&self, replica: usize, order: Uuid) -> Option<Answer> {
-        let response = self.http.get(format!("{}/orders/{order}", self.bases[replica])).send().await.ok()?;
-        match outcome(response).await {
-            Outcome::Ok(answer) => Some(answer),
-            Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
         }
     }
 }

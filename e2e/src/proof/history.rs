@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::ledger::{Answer, Call};
+use super::ledger::Call;
 use super::plan::Shop;
 
 /// The ledgers of one run.
@@ -30,8 +30,8 @@ pub struct History {
     pub stock: BTreeMap<String, i64>,
     /// Uses of each coupon.
     pub coupon_uses: BTreeMap<String, i64>,
-    /// What `GET /orders/{id}` said of each order after the recovery; `None` where there was no answer that says it.
-    pub read: Vec<(Uuid, Option<Answer>)>,
+    /// What could be read after the recovery.
+    pub read: Reads,
     /// Deadlocks that PostgreSQL had to resolve.
     pub deadlocks: i64,
     /// Microseconds from the start of the run to its recovery, after which every purchase with a key was asked for once
@@ -41,6 +41,30 @@ pub struct History {
     pub in_hand: usize,
     /// How often a relay may have lost what it had in hand.
     pub disturbances: usize,
+}
+
+/// What could be read of a run once the service had recovered.
+#[derive(Clone, Default, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reads {
+    /// What `GET /orders/{id}` said of each order; `None` where there was no answer that says it.
+    pub orders: Vec<(Uuid, Option<Shown>)>,
+    /// The orders on `GET /orders?userId=` of some users; `None` where there was no answer that says it.
+    pub lists: Vec<(String, Option<Vec<Uuid>>)>,
+    /// Answers that say that the service failed.
+    pub failures: Vec<String>,
+}
+
+/// An order as a reader is shown it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown {
+    /// What it is shown as.
+    pub order: StoredOrder,
+    /// Units times price, over its lines.
+    pub lines_minor: i64,
+    /// Its entity tag.
+    pub tag: Option<String>,
 }
 
 /// An order as it is stored.

@@ -16,7 +16,7 @@ use super::check::{Rule, Verdict, Violation, check};
 use super::client::Caller;
 use super::end::End;
 use super::faults;
-use super::history::{History, Record};
+use super::history::{History, Reads, Record};
 use super::ledger::Ledger;
 use super::plan::Plan;
 use super::plan::shop::PROBE;
@@ -82,7 +82,7 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
     let healed = Instant::now();
     let mut violations = recover(&world, &workload).await?;
     let recovery = healed.elapsed();
-    let (mut recovered, mut read) = (None, Vec::new());
+    let (mut recovered, mut read) = (None, Reads::default());
     // A service that does not recover need not answer.
     if violations.is_empty() {
         recovered = Some(ledger.now());

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::check::answers::is_definite;
 use super::client::Caller;
+use super::history::Reads;
 use super::ledger::{Action, Answer, Call, Ledger, OWN_CLIENTS, Outcome, Purchase, Verb};
 use super::plan::shop::{PROBE, scarce_coupon};
 use super::plan::{Plan, Taste};
@@ -21,8 +22,8 @@ use super::plan::{Plan, Taste};
 const REPETITIONS: u32 = 3;
 /// Pause before it does so.
 const REPETITION_PAUSE: Duration = Duration::from_millis(150);
-/// Longest until an order can be read back: as long as a replica may take to take orders.
-const READ_DEADLINE: Duration = Duration::from_secs(40);
+/// Users whose orders are listed at the end: a few, since every order is read by itself.
+const LISTS: usize = 12;
 /// Pause after a replica was not there or said that it is busy: who asks again at once only hears it again.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(150);
 /// Orders that any client may change: the last ones bought, so that changes meet each other and their order's first event.
@@ -87,25 +88,20 @@ impl Workload {
         Ok(matches!(self.call(PROBER, replica, action).await?, Outcome::Ok(_)))
     }
 
-    /// What the replicas, each in turn, say of every order that a client was told of.
-    pub async fn read_back(&self) -> Vec<(Uuid, Option<Answer>)> {
-        let told = self.ledger.calls().into_iter().filter_map(|call| match call.outcome {
-            Outcome::Ok(answer) => Some(answer.order),
-            Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
-        });
-        let mut read = Vec::new();
-        for (turn, order) in told.collect::<BTreeSet<_>>().into_iter().enumerate() {
-            let (mut answer, deadline) = (None, Instant::now() + READ_DEADLINE);
-            // A connection that a fault left dead may fail a read, and a fail point may still be on its way.
-            while answer.is_none() && Instant::now() < deadline {
-                answer = self.caller.read(turn % self.caller.replicas(), order).await;
-                if answer.is_none() {
-                    tokio::time::sleep(REFUSAL_PAUSE).await;
-                }
+    /// What the replicas, each in turn, say of every order that a client was told of, and whose orders they list, of users from
+    /// everywhere in the run.
+    pub async fn read_back(&self) -> Reads {
+        let (mut orders, mut users) = (BTreeSet::new(), BTreeSet::new());
+        for call in self.ledger.calls() {
+            if let Outcome::Ok(answer) = call.outcome {
+                orders.insert(answer.order);
             }
-            read.push((order, answer));
+            if let Action::Create(purchase) = call.action {
+                users.insert(purchase.user);
+            }
         }
-        read
+        let every = users.len().div_ceil(LISTS).max(1);
+        self.caller.read_back(orders, users.into_iter().step_by(every).collect()).await
     }
 
     /// Asks once more for every purchase that has a key, each of another replica than the last time if there is one, until

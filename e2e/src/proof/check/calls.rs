@@ -109,19 +109,18 @@ fn changes_without_calls(history: &History, audit: &Audit<'_>) -> Vec<String> {
     found
 }
 
-/// No call is answered 500.
+/// No call is answered 500, and nobody who reads after the recovery.
 #[must_use]
 pub fn understood(history: &History) -> Vec<Violation> {
     let failed = history.calls.iter().filter(|call| match call.outcome {
         Outcome::Unknown { status, .. } => status == INTERNAL,
         Outcome::Ok(_) | Outcome::Refused { .. } => false,
     });
-    failed
-        .map(|call| {
-            let what =
-                format!("replica {} answered 500 at {} µs to {:?}", call.replica, call.ended, call.action);
-            Violation::of(Rule::Understood, what)
-        })
+    let told = failed.map(|call| {
+        format!("replica {} answered 500 at {} µs to {:?}", call.replica, call.ended, call.action)
+    });
+    told.chain(history.read.failures.iter().cloned())
+        .map(|what| Violation::of(Rule::Understood, what))
         .collect()
 }
 
@@ -267,6 +266,9 @@ mod tests {
         let mut history = sound();
         let failed = Outcome::Unknown { status: 500, why: "internal".to_owned() };
         history.calls.push(call(create("u8", None), failed));
+        assert_eq!(broken(&history), [Rule::Understood]);
+        let mut history = sound();
+        history.read.failures.push("replica 0 answered 500 to GET /orders".to_owned());
         assert_eq!(broken(&history), [Rule::Understood]);
     }
 }

@@ -168,7 +168,7 @@ fn at(record: &Record) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{audited, broken, cancelled, event, pending, record, sound};
+    use super::super::fixture::{audited, broken, cancelled, event, pending, record, seen, sound};
     use super::*;
 
     #[test]
@@ -321,6 +321,7 @@ mod tests {
         (history.audit[1], history.topic[1]) = (audited(&event), record(&event, 1));
         assert_eq!(broken(&history), [Rule::Published]);
         history.orders[1].currency = "EUR".to_owned();
+        history.read.orders[1].1 = Some(seen(&history.orders[1]));
         assert_eq!(broken(&history), [Rule::Balanced]);
     }
 }

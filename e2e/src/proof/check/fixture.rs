@@ -7,7 +7,7 @@ use order_events::{EventType, OrderEvent, OrderId, OrderItem, OrderSnapshot, Ord
 use uuid::Uuid;
 
 use super::{Rule, check};
-use crate::proof::history::{Event, History, Record, StoredOrder};
+use crate::proof::history::{Event, History, Reads, Record, Shown, StoredOrder};
 use crate::proof::ledger::{Action, Answer, Call, Outcome, Purchase, Verb};
 use crate::proof::plan::shop::CURRENCY;
 use crate::proof::plan::{Coupon, Product, Shop, Terms};
@@ -36,6 +36,8 @@ pub(crate) fn sound() -> History {
         event(pending(), 1, EventType::OrderCreated, Some("TEN")),
         event(cancelled(), 2, EventType::OrderCancelled, None),
     ];
+    let orders =
+        [stored(cancelled(), "u1", "CANCELLED", 2, None), stored(pending(), "u2", "PENDING", 1, Some("TEN"))];
     History {
         shop,
         partitions: PARTITIONS,
@@ -44,21 +46,17 @@ pub(crate) fn sound() -> History {
             call(create("u2", Some("TEN")), ok(pending(), 1, OrderStatus::Pending)),
             call(cancel(cancelled()), ok(cancelled(), 2, OrderStatus::Cancelled)),
         ],
-        orders: vec![
-            stored(cancelled(), "u1", "CANCELLED", 2, None),
-            stored(pending(), "u2", "PENDING", 1, Some("TEN")),
-        ],
+        orders: orders.to_vec(),
         audit: events.iter().map(audited).collect(),
         waiting: Vec::new(),
         topic: events.iter().enumerate().map(|(offset, event)| record(event, offset)).collect(),
         stock: BTreeMap::from([("tea".to_owned(), 3)]),
         coupon_uses: BTreeMap::from([("TEN".to_owned(), 1)]),
-        read: [ok(cancelled(), 2, OrderStatus::Cancelled), ok(pending(), 1, OrderStatus::Pending)]
-            .map(|read| match read {
-                Outcome::Ok(answer) => (answer.order, Some(answer)),
-                Outcome::Refused { .. } | Outcome::Unknown { .. } => unreachable!("both can be read"),
-            })
-            .into(),
+        read: Reads {
+            orders: orders.iter().map(|order| (order.id, Some(seen(order)))).collect(),
+            lists: vec![("u1".to_owned(), Some(vec![cancelled()])), ("u9".to_owned(), Some(Vec::new()))],
+            failures: Vec::new(),
+        },
         deadlocks: 0,
         recovered: None,
         in_hand: 1,
@@ -119,6 +117,12 @@ pub(crate) fn stored(id: Uuid, user: &str, status: &str, version: i64, coupon: O
         discount_minor: if coupon.is_some() { 20 } else { 0 },
         total_minor: if coupon.is_some() { 180 } else { 200 },
     }
+}
+
+/// The order as the API shows it.
+pub(crate) fn seen(order: &StoredOrder) -> Shown {
+    let (lines_minor, tag) = (order.subtotal_minor, Some(format!("\"{}\"", order.version)));
+    Shown { order: order.clone(), lines_minor, tag }
 }
 
 /// An event of an order of `u1`, `u2` …, by the order's number.
