@@ -15,6 +15,8 @@ use uuid::Uuid;
 
 use super::ledger::{Action, Answer, Outcome, Purchase, Verb};
 
+/// The header of an answer that was given before.
+const REPLAYED: &str = "idempotent-replayed";
 /// Longest wait for an answer: longer than the service's own bound of 3 s, so that mostly the service gives up first.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -99,6 +101,7 @@ impl Caller {
 async fn outcome(response: Response) -> Outcome {
     let status = response.status();
     let invites_repetition = response.headers().contains_key(RETRY_AFTER);
+    let replayed = response.headers().contains_key(REPLAYED);
     let body = match response.bytes().await {
         Ok(body) => body,
         // A refusal's status says it all; a success without its body does not say which order.
@@ -112,7 +115,8 @@ async fn outcome(response: Response) -> Outcome {
             Ok(Order { order_id, version, status, total_minor }) => {
                 let mut hasher = DefaultHasher::new();
                 body.hash(&mut hasher);
-                Outcome::Ok(Answer { order: order_id, version, status, total_minor, body: hasher.finish() })
+                let (order, body) = (order_id, hasher.finish());
+                Outcome::Ok(Answer { order, version, status, total_minor, body, replayed })
             }
             Err(error) => Outcome::Unknown { status: status.as_u16(), why: error.to_string() },
         };

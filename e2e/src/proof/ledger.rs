@@ -107,6 +107,8 @@ pub struct Answer {
     pub total_minor: i64,
     /// Hash of the body's bytes.
     pub body: u64,
+    /// It says that it was given before, to another call under the same key.
+    pub replayed: bool,
 }
 
 /// One call.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::refusals::{OUT_OF_COUPONS, OUT_OF_STOCK, REUSED};
 use super::{Rule, Violation};
 use crate::proof::history::{History, StoredOrder};
-use crate::proof::ledger::{Action, Outcome, Purchase, Verb};
+use crate::proof::ledger::{Action, Answer, Outcome, Purchase, Verb};
 
 /// Refusals that are kept under their key and given again, whatever has become possible since.
 const KEPT: [&str; 5] =
@@ -49,7 +49,8 @@ pub fn repeated(history: &History) -> Vec<Violation> {
 /// The answer, if it is one that is given again.
 fn definite(outcome: &Outcome) -> Option<String> {
     match outcome {
-        Outcome::Ok(answer) => Some(format!("{answer:?}")),
+        // Whether it was given before is no part of it.
+        Outcome::Ok(answer) => Some(format!("{:?}", Answer { replayed: false, ..answer.clone() })),
         Outcome::Refused { problem, .. } if KEPT.contains(&problem.as_str()) || problem == REUSED => {
             Some(problem.clone())
         }

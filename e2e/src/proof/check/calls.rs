@@ -68,8 +68,7 @@ pub fn asked(history: &History, audit: &Audit<'_>) -> Vec<Violation> {
             found.push(format!("purchase {user} became {} orders: {}", ids.len(), ids.join(", ")));
         }
         for order in orders {
-            if !calls.iter().any(|(wanted, outcome)| may_have_taken_effect(outcome) && is_for(order, wanted))
-            {
+            if !calls.iter().any(|(wanted, outcome)| may_have_placed(outcome) && is_for(order, wanted)) {
                 found.push(format!("order {} of {user} has no call that may have placed it", order.id));
             }
         }
@@ -78,31 +77,49 @@ pub fn asked(history: &History, audit: &Audit<'_>) -> Vec<Violation> {
     found.into_iter().map(|what| Violation::of(Rule::Asked, what)).collect()
 }
 
+/// Calls for one change of one order that may have made it.
+#[derive(Default)]
+struct Askers {
+    acknowledged: usize,
+    /// Of each that ended without a word of what became of it, the version that it named, if any.
+    unknown: Vec<Option<i64>>,
+}
+
+impl Askers {
+    /// What is wrong with the changes that made these versions. One that no call was acknowledged for is that of a call of
+    /// unknown outcome, which changes only what is at the version that it named.
+    fn wrong(&self, versions: &[i64]) -> Option<String> {
+        let Self { acknowledged, unknown } = self;
+        if !(*acknowledged..=acknowledged + unknown.len()).contains(&versions.len()) {
+            let unknown = unknown.len();
+            return Some(format!("of {acknowledged} acknowledged and {unknown} unknown calls"));
+        }
+        let may_be_theirs = |version: &i64| unknown.iter().any(|at| at.is_none_or(|at| at + 1 == *version));
+        let is_nobodys = *acknowledged == 0 && !versions.iter().all(may_be_theirs);
+        is_nobodys.then(|| format!("of unknown calls for other versions, {unknown:?}"))
+    }
+}
+
 /// Every change was asked for, and every acknowledged one happened once.
 fn changes_without_calls(history: &History, audit: &Audit<'_>) -> Vec<String> {
-    // Acknowledged and unknown calls by order and verb.
-    let mut asked: HashMap<(Uuid, Verb), (usize, usize)> = HashMap::new();
+    let mut asked: HashMap<(Uuid, Verb), Askers> = HashMap::new();
     for call in &history.calls {
-        let Action::Change { order, to, .. } = &call.action else { continue };
-        let counts = asked.entry((*order, *to)).or_default();
+        let Action::Change { order, to, at } = &call.action else { continue };
+        let askers = asked.entry((*order, *to)).or_default();
         match call.outcome {
-            Outcome::Ok(_) => counts.0 += 1,
-            Outcome::Unknown { .. } => counts.1 += 1,
+            Outcome::Ok(_) => askers.acknowledged += 1,
+            Outcome::Unknown { .. } => askers.unknown.push(*at),
             Outcome::Refused { .. } => {}
         }
     }
-    let mut found = Vec::new();
+    let (mut found, nobody) = (Vec::new(), Askers::default());
     for order in &history.orders {
         for verb in [Verb::Confirm, Verb::Cancel] {
-            let (acknowledged, unknown) = asked.get(&(order.id, verb)).copied().unwrap_or_default();
-            let happened =
-                audit.of_order(order.id).filter(|event| event.event_type == event_of(verb)).count();
-            if !(acknowledged..=acknowledged + unknown).contains(&happened) {
-                found.push(format!(
-                    "order {} has {happened} {}, of {acknowledged} acknowledged and {unknown} unknown calls",
-                    order.id,
-                    event_of(verb).name(),
-                ));
+            let happened = audit.of_order(order.id).filter(|event| event.event_type == event_of(verb));
+            let versions: Vec<i64> = happened.map(|event| event.version).collect();
+            if let Some(wrong) = asked.get(&(order.id, verb)).unwrap_or(&nobody).wrong(&versions) {
+                let name = event_of(verb).name();
+                found.push(format!("order {} has {} {name}, {wrong}", order.id, versions.len()));
             }
         }
     }
@@ -124,9 +141,12 @@ pub fn understood(history: &History) -> Vec<Violation> {
         .collect()
 }
 
-fn may_have_taken_effect(outcome: &Outcome) -> bool {
+/// A call that ended so may have placed an order. A repetition that was given the first answer again has not: whoever placed the
+/// order was given it first, or was told nothing.
+fn may_have_placed(outcome: &Outcome) -> bool {
     match outcome {
-        Outcome::Ok(_) | Outcome::Unknown { .. } => true,
+        Outcome::Ok(answer) => !answer.replayed,
+        Outcome::Unknown { .. } => true,
         Outcome::Refused { .. } => false,
     }
 }
@@ -216,6 +236,19 @@ mod tests {
     }
 
     #[test]
+    fn an_order_that_every_call_but_a_repetition_was_refused_is_found() {
+        let mut history = sound();
+        let Outcome::Ok(mut again) = history.calls[1].outcome.clone() else { unreachable!("it was placed") };
+        again.replayed = true;
+        history.calls.push(call(create("u2", Some("TEN")), Outcome::Ok(again)));
+        assert!(broken(&history).is_empty(), "the first call placed it");
+        history.calls[1].outcome = unknown();
+        assert!(broken(&history).is_empty(), "and may have done so without a word");
+        history.calls[1].outcome = refused(503);
+        assert_eq!(broken(&history), [Rule::Asked]);
+    }
+
+    #[test]
     fn an_order_of_something_else_than_asked_for_is_found() {
         let mut history = sound();
         history.calls[1] = call(create("u2", None), ok(pending(), 1, OrderStatus::Pending));
@@ -252,6 +285,17 @@ mod tests {
         let mut history = sound();
         history.calls[2].outcome = refused(503);
         assert_eq!(broken(&history), [Rule::Asked]);
+    }
+
+    #[test]
+    fn a_change_of_unknown_outcome_follows_the_version_that_it_named() {
+        let mut history = sound();
+        for (at, expected) in [(None, vec![]), (Some(1), vec![]), (Some(2), vec![Rule::Asked])] {
+            history.calls[2] = call(Action::Change { order: cancelled(), to: Verb::Cancel, at }, unknown());
+            assert_eq!(broken(&history), expected, "{at:?}");
+        }
+        history.calls.push(call(cancel(cancelled()), unknown()));
+        assert!(broken(&history).is_empty(), "another call may have made it");
     }
 
     #[test]

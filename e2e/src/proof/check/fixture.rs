@@ -89,7 +89,7 @@ pub(crate) fn cancel(order: Uuid) -> Action {
 pub(crate) fn ok(order: Uuid, version: i64, status: OrderStatus) -> Outcome {
     // The one that was bought with a coupon is cheaper.
     let total_minor = if order == pending() { 180 } else { 200 };
-    Outcome::Ok(Answer { order, version, status, total_minor, body: 7 })
+    Outcome::Ok(Answer { order, version, status, total_minor, body: 7, replayed: false })
 }
 
 pub(crate) fn unknown() -> Outcome {
