@@ -188,3 +188,81 @@ pub fn undecodable(error: &Undecodable) -> Cause {
 pub fn refused(error: &SinkError) -> Cause {
     Cause { reason: "Rejected", class: "orderflow.consumer.SinkRejected", message: error.to_string() }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Mutex, PoisonError};
+
+    use clap::Parser;
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
+    use prometheus_client::registry::Registry;
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+    use super::*;
+    use crate::Args;
+    use crate::dead_letter::headers::Origin;
+
+    /// A sink that answers in turn, and then no more.
+    pub(crate) struct Scripted {
+        answers: Mutex<VecDeque<Result<(), SinkError>>>,
+        calls: UnboundedSender<Vec<i64>>,
+    }
+
+    impl Scripted {
+        /// One with these answers, and the offsets of each of its calls.
+        pub(crate) fn answering(
+            answers: impl IntoIterator<Item = Result<(), SinkError>>,
+        ) -> (Self, UnboundedReceiver<Vec<i64>>) {
+            let (calls, called) = unbounded_channel();
+            (Self { answers: Mutex::new(answers.into_iter().collect()), calls }, called)
+        }
+    }
+
+    impl Sink for Scripted {
+        fn batch_limit(&self) -> usize {
+            10
+        }
+
+        fn lanes(&self) -> usize {
+            1
+        }
+
+        fn patience(&self) -> Duration {
+            Duration::from_secs(10)
+        }
+
+        fn deliver<'a>(&'a self, batch: &'a [Decoded]) -> BoxFuture<'a, Result<(), SinkError>> {
+            let answer = self.answers.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let _ = self.calls.send(batch.iter().map(|decoded| decoded.record.offset).collect());
+            match answer {
+                Some(answer) => async { answer }.boxed(),
+                None => futures::future::pending().boxed(),
+            }
+        }
+    }
+
+    /// What delivers to `sink`, with three attempts. Nobody listens where it writes letters: they are not taken.
+    pub(crate) fn deliverer(sink: impl Sink) -> Deliverer {
+        let flags = ["consumer", "--kafka-bootstrap-servers=127.0.0.1:1", "--topic=t", "--group=g"];
+        let others = ["--dead-letter-topic=d", "--sink=http", "--sink-http-url=http://127.0.0.1:1"];
+        let config = Args::parse_from(flags.iter().chain(&others)).validate().expect("valid");
+        let origin = Origin { topic: "t".to_owned(), group: "g".to_owned() };
+        let metrics = ConsumerMetrics::registered(&mut Registry::default());
+        let retry = RetryPolicy {
+            max_attempts: 3,
+            initial_backoff: Duration::from_millis(2),
+            max_backoff: Duration::from_secs(1),
+        };
+        Deliverer {
+            sink: Arc::new(sink),
+            breaker: Breaker::new(retry, metrics.clone()),
+            dead_letters: DeadLetters::new(&config.kafka, "c", "d", origin).expect("a producer"),
+            stuck: Stuck::default(),
+            sticky: true,
+            retry,
+            metrics,
+        }
+    }
+}

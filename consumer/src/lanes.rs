@@ -116,7 +116,8 @@ impl Lanes {
                 return true;
             }
             metrics.repeated.inc();
-            done.push(work.done());
+            // It teaches no versions: what it repeats may be here, fail in this turn, and must then not be taken for delivered.
+            done.push(Done { event: None, ..work.done() });
             false
         });
     }
@@ -206,5 +207,94 @@ impl Partition {
             }
         }
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+    use crate::deliver::tests::{Scripted, deliverer};
+    use crate::record::tests::{at_version, event, record};
+    use crate::sink::SinkError;
+    use crate::worker::{Lease, Report};
+
+    /// Beyond every pause after a failure.
+    const LATER: Duration = Duration::from_secs(60);
+
+    /// A worker whose turns are taken by hand.
+    struct Scene {
+        lanes: Lanes,
+        partition: Partition,
+        calls: UnboundedReceiver<Vec<i64>>,
+        reports: mpsc::Receiver<Report>,
+    }
+
+    impl Scene {
+        fn with(answers: impl IntoIterator<Item = Result<(), SinkError>>) -> Self {
+            let (sink, calls) = Scripted::answering(answers);
+            let (sender, reports) = mpsc::channel();
+            let reporter = Reporter { lease: Lease { partition: 0, number: 1 }, reports: sender };
+            let (_nobody_sends, records) = unbounded_channel();
+            let (deliverer, stop) = (Arc::new(deliverer(sink)), CancellationToken::new());
+            let lanes = Lanes { reporter, records, deliverer, stop, lanes: 1, batch_max_records: 10 };
+            Self { lanes, partition: Partition::default(), calls, reports }
+        }
+
+        /// A turn of all that waits, whenever its time comes.
+        async fn turn(&mut self) {
+            let Self { lanes, partition, .. } = self;
+            partition.keys.wake(Instant::now() + LATER);
+            let Pass::Go(permit) = lanes.deliverer.breaker.pass(Instant::now()) else {
+                panic!("the sink counts as down")
+            };
+            let portions = lanes.take(partition, &permit);
+            let ended = lanes.deliverer.turn(portions, permit, &lanes.stop).await;
+            lanes.settle(partition, Ok(ended));
+        }
+
+        /// The offsets of each call since the last look.
+        fn calls(&mut self) -> Vec<Vec<i64>> {
+            std::iter::from_fn(|| self.calls.try_recv().ok()).collect()
+        }
+
+        /// What is reported done since the last look.
+        fn done(&self) -> Vec<i64> {
+            let done = self.reports.try_iter().filter_map(|report| match report {
+                Report::Done { offsets, .. } => Some(offsets),
+                _ => None,
+            });
+            done.flatten().collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_failed_is_tried_again_though_its_repetition_waited_with_it() {
+        for failure in [SinkError::unavailable("Timeout", "no answer"), SinkError::rejected("Data", "no")] {
+            let mut scene = Scene::with([Err(failure), Ok(())]);
+            let event = event(1);
+            scene.partition.admit(vec![record(&event, 10), record(&event, 11)]);
+            scene.turn().await;
+            assert_eq!((scene.calls(), scene.done()), (vec![vec![10]], vec![11]));
+            scene.turn().await;
+            assert_eq!((scene.calls(), scene.done()), (vec![vec![10]], vec![10]));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_repetition_makes_none_of_the_versions_before_it_a_missing_one() {
+        let mut scene = Scene::with([Ok(())]);
+        let first = event(1);
+        scene.partition.versions.record(first.order_id, 1);
+        let (second, third) = (at_version(&first, 2), at_version(&first, 3));
+        scene.partition.admit(vec![record(&second, 11), record(&third, 12), record(&third, 13)]);
+        scene.turn().await;
+        assert_eq!(scene.calls(), [vec![11, 12]]);
+        let metrics = &scene.lanes.deliverer.metrics;
+        assert_eq!((metrics.repeated.get(), metrics.missing.get()), (1, 0));
     }
 }

@@ -133,6 +133,11 @@ pub(crate) mod tests {
         }
     }
 
+    /// Another event of the same order.
+    pub(crate) fn at_version(of: &OrderEvent, version: i64) -> OrderEvent {
+        OrderEvent { event_id: OrderId::generate().0, version, ..of.clone() }
+    }
+
     /// The record of `event` at `offset`, made by the production encoder.
     pub(crate) fn record(event: &OrderEvent, offset: i64) -> Record {
         let encoded = event.encode().expect("a small event encodes");

@@ -56,7 +56,7 @@ struct Tries {
 pub struct Done {
     /// Its offset.
     pub offset: i64,
-    /// What is in it.
+    /// What is in it, where that tells what became of its order.
     pub event: Option<(OrderId, i64)>,
     /// Whether the sink has it; if not, it is in the dead-letter topic.
     pub delivered: bool,

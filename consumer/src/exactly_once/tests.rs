@@ -4,24 +4,16 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use clap::Parser;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use prometheus_client::registry::Registry;
 use runtime::shutdown::CancellationToken;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::Args;
-use crate::breaker::Breaker;
-use crate::dead_letter::DeadLetters;
-use crate::dead_letter::headers::Origin;
-use crate::dead_letter::tail::Stuck;
-use crate::deliver::Deliverer;
+use crate::deliver::tests::deliverer;
 use crate::metrics::ConsumerMetrics;
 use crate::record::tests::{event, record};
-use crate::retry::RetryPolicy;
 use crate::sink::Sink;
 use crate::worker::{Lease, Reporter};
 
@@ -76,28 +68,10 @@ struct Scene {
 impl Scene {
     /// A worker whose place is 10.
     fn with(answers: impl IntoIterator<Item = Answer>, is_log_new: bool) -> Self {
-        let metrics = ConsumerMetrics::registered(&mut Registry::default());
-        let retry = RetryPolicy {
-            max_attempts: 3,
-            initial_backoff: Duration::from_millis(2),
-            max_backoff: Duration::from_secs(1),
-        };
         let (calls_sender, calls) = unbounded_channel();
         let sink = Scripted { answers: Mutex::new(answers.into_iter().collect()), calls: calls_sender };
-        // Nobody listens there: letters are not taken.
-        let flags = ["consumer", "--kafka-bootstrap-servers=127.0.0.1:1", "--topic=t", "--group=g"];
-        let others = ["--dead-letter-topic=d", "--sink=http", "--sink-http-url=http://127.0.0.1:1"];
-        let config = Args::parse_from(flags.iter().chain(&others)).validate().expect("valid");
-        let origin = Origin { topic: "t".to_owned(), group: "g".to_owned() };
-        let deliverer = Arc::new(Deliverer {
-            sink: Arc::new(sink),
-            breaker: Breaker::new(retry, metrics.clone()),
-            dead_letters: DeadLetters::new(&config.kafka, "c", "d", origin).expect("a producer"),
-            stuck: Stuck::default(),
-            sticky: true,
-            retry,
-            metrics: metrics.clone(),
-        });
+        let deliverer = Arc::new(deliverer(sink));
+        let metrics = deliverer.metrics.clone();
         let (reports_sender, reports) = mpsc::channel();
         let (records_sender, records) = unbounded_channel();
         let (lease, stop) = (Lease { partition: 0, number: 1 }, CancellationToken::new());
