@@ -49,13 +49,16 @@ impl Versions {
                 Seen::Next
             }
             Some(Known { last, .. }) if version <= last => Seen::Repeated,
-            Some(Known { last, .. }) if version > last + 1 => Seen::Missing { from: last + 1 },
+            Some(Known { last, .. }) if version > after(last) => Seen::Missing { from: after(last) },
             Some(_) | None => Seen::Next,
         }
     }
 
-    /// `version` of `order` is delivered.
+    /// `version` of `order` is delivered. What was delivered before is no news.
     pub fn record(&mut self, order: OrderId, version: i64) {
+        if self.look(order, version) == Seen::Repeated {
+            return;
+        }
         if self.young.len() >= MOST / 2 {
             self.old = std::mem::take(&mut self.young);
         }
@@ -65,10 +68,10 @@ impl Versions {
                 // Those before it in the gap are given up: coming now, they would be out of order twice.
                 Known { last, missing: Some((version + 1, until)).filter(|(from, until)| from < until) }
             }
-            Some(Known { last, .. }) if version > last + 1 => {
-                Known { last: version, missing: Some((last + 1, version)) }
+            Some(Known { last, .. }) if version > after(last) => {
+                Known { last: version, missing: Some((after(last), version)) }
             }
-            Some(known) => Known { last: known.last.max(version), ..known },
+            Some(known) => Known { last: version, ..known },
         };
         self.young.insert(order, known);
     }
@@ -82,6 +85,11 @@ impl Versions {
     fn known(&self, order: OrderId) -> Option<Known> {
         self.young.get(&order).or_else(|| self.old.get(&order)).copied()
     }
+}
+
+/// The version that comes next. Nothing does after the highest there is, which any producer can write.
+const fn after(last: i64) -> i64 {
+    last.saturating_add(1)
 }
 
 #[cfg(test)]
@@ -116,6 +124,27 @@ mod tests {
         versions.record(order, 3);
         assert_eq!(versions.look(order, 3), Seen::Repeated);
         assert_eq!(versions.look(order, 5), Seen::Next, "the last one is still the last");
+    }
+
+    #[test]
+    fn the_highest_version_there_is_can_come_and_be_repeated() {
+        let (mut versions, order) = (Versions::default(), order(1));
+        for _ in 0..2 {
+            versions.record(order, i64::MAX);
+            assert_eq!(versions.look(order, i64::MAX), Seen::Repeated);
+        }
+        assert_eq!(versions.look(order, 1), Seen::Repeated);
+    }
+
+    #[test]
+    fn versions_below_the_highest_there_is_can_be_missing_and_come_late() {
+        let (mut versions, order) = (Versions::default(), order(1));
+        versions.record(order, 1);
+        assert_eq!(versions.look(order, i64::MAX), Seen::Missing { from: 2 });
+        versions.record(order, i64::MAX);
+        assert_eq!(versions.look(order, i64::MAX - 1), Seen::Next);
+        versions.record(order, i64::MAX - 1);
+        assert_eq!(versions.look(order, i64::MAX - 1), Seen::Repeated);
     }
 
     #[test]
