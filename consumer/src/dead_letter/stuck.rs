@@ -6,6 +6,9 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
+use super::mark::Kind;
+use crate::record::Record;
+
 /// The keys, each by its hash: a key may be as long as a record, and there may be as many as letters. Two that share a hash of
 /// 64 bits would be stuck together, which is a matter of luck with billions of them.
 #[derive(Debug, Default)]
@@ -18,8 +21,20 @@ pub struct StuckKeys {
 }
 
 impl StuckKeys {
+    /// `record` of the topic was read, and is of that `kind`. What it says counts before it counts as read: a worker that has
+    /// written it must never find both its own word refused as no news and the key not stuck.
+    pub fn read(&mut self, record: &Record, kind: &Kind) {
+        let (partition, offset) = (record.partition, record.offset);
+        match (&record.key, kind) {
+            (Some(key), Kind::Letter) => self.letter(key, partition, offset),
+            (Some(key), Kind::Mark(mark)) => self.released(key, partition, mark.through),
+            (Some(_), Kind::Other) | (None, _) => {}
+        }
+        self.read_to(partition, offset + 1);
+    }
+
     /// There is a letter of `key` at `offset` of `partition`. Letters may be told of more than once, and late.
-    pub fn letter(&mut self, key: &[u8], partition: i32, offset: i64) {
+    fn letter(&mut self, key: &[u8], partition: i32, offset: i64) {
         let places = self.last.entry(self.hasher.hash_one(key)).or_default();
         match places.iter_mut().find(|(known, _)| *known == partition) {
             Some((_, last)) => *last = offset.max(*last),
@@ -35,7 +50,7 @@ impl StuckKeys {
     }
 
     /// `partition` is read up to `next`.
-    pub fn read_to(&mut self, partition: i32, next: i64) {
+    fn read_to(&mut self, partition: i32, next: i64) {
         self.read.insert(partition, next);
     }
 
@@ -51,7 +66,7 @@ impl StuckKeys {
     }
 
     /// Letters of `key` in `partition` are done with, up to and with the one at `through`. One after it keeps the key stuck.
-    pub fn released(&mut self, key: &[u8], partition: i32, through: i64) {
+    fn released(&mut self, key: &[u8], partition: i32, through: i64) {
         let hash = self.hasher.hash_one(key);
         if let Some(places) = self.last.get_mut(&hash) {
             places.retain(|(known, last)| *known != partition || *last > through);
@@ -91,7 +106,26 @@ impl StuckKeys {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::dead_letter::mark::{Ending, Mark};
+    use crate::record::tests::{event, record};
+
+    #[test]
+    fn what_a_record_says_is_known_once_it_counts_as_read() {
+        let mut stuck = StuckKeys::default();
+        let read = record(&event(1), 7);
+        let key = read.key.clone().expect("an event has a key");
+        stuck.read(&read, &Kind::Letter);
+        stuck.written(&key, 0, 7);
+        assert!(stuck.contains(&key), "whoever wrote it need not have told first");
+        let (ending, at) = (Ending::Replayed, Timestamp::UNIX_EPOCH);
+        let mark = Mark { ending, through: 7, letters: 1, at, reason: None };
+        stuck.read(&Record { offset: 8, ..read }, &Kind::Mark(mark));
+        stuck.written(&key, 0, 7);
+        assert!(stuck.is_empty(), "the letter was read, and so was its mark");
+    }
 
     #[test]
     fn a_key_is_stuck_from_its_first_letter_until_all_are_done_with() {

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 use runtime::kafka::KafkaConnection;
@@ -195,25 +194,18 @@ impl Tail {
     /// Whether there was one.
     fn read_one(&mut self, wait: Duration) -> bool {
         let Some(Ok(message)) = self.reader.poll(wait) else { return false };
-        let (partition, offset) = (message.partition(), message.offset());
         let record = Record::copied_from(&message);
         drop(message);
-        self.positions.insert(partition, offset + 1);
-        self.stuck.keys().read_to(partition, offset + 1);
-        if let Some(key) = &record.key {
-            match Kind::of(&record) {
-                Kind::Letter => self.stuck.keys().letter(key, partition, offset),
-                Kind::Mark(mark) => {
-                    tracing::info!(
-                        ending = mark.ending.name(),
-                        letters = mark.letters,
-                        "a key's dead letters are done with"
-                    );
-                    self.stuck.keys().released(key, partition, mark.through);
-                }
-                Kind::Other => {}
-            }
+        let kind = Kind::of(&record);
+        if let (Some(_), Kind::Mark(mark)) = (&record.key, &kind) {
+            tracing::info!(
+                ending = mark.ending.name(),
+                letters = mark.letters,
+                "a key's dead letters are done with"
+            );
         }
+        self.positions.insert(record.partition, record.offset + 1);
+        self.stuck.keys().read(&record, &kind);
         true
     }
 }
