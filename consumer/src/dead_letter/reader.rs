@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use runtime::kafka::KafkaConnection;
 
@@ -66,6 +67,9 @@ impl DeadLetterReader {
             match self.client.poll(ANSWER_TIMEOUT) {
                 // What was fetched for the partition before may still be on its way.
                 Some(Ok(message)) if rdkafka::Message::partition(&message) != partition => {}
+                Some(Err(KafkaError::PartitionEOF(ended))) if ended != partition => {}
+                // The last offsets need not have records: a transaction's end is none.
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
                 Some(Ok(message)) => {
                     let record = Record::copied_from(&message);
                     drop(message);

@@ -42,6 +42,14 @@ impl Stuck {
     }
 }
 
+/// What the reader met.
+enum Met {
+    /// A record, which is taken.
+    Record,
+    /// The present end of a partition.
+    End(i32),
+}
+
 /// A reader of the whole dead-letter topic, which belongs to no group's assignment and commits nothing.
 pub struct Tail {
     kafka: KafkaConnection,
@@ -108,7 +116,7 @@ impl Tail {
             self.replace()?;
         }
         for _ in 0..FOLLOWED_AT_ONCE {
-            if !self.read_one(Duration::ZERO) {
+            if self.read_one(Duration::ZERO).is_none() {
                 break;
             }
         }
@@ -157,14 +165,28 @@ impl Tail {
 
     fn read_towards_end(&mut self) -> KafkaResult<bool> {
         let ends = self.look(ANSWER_TIMEOUT)?;
+        if self.is_before(&ends) {
+            // The client forgets what it met before, which may be an end that is one no more.
+            self.assign()?;
+        }
         let deadline = Instant::now() + SLICE;
-        while ends.iter().any(|(partition, end)| self.positions.get(partition) < Some(end)) {
+        while self.is_before(&ends) {
             if Instant::now() >= deadline {
                 return Ok(false);
             }
-            self.read_one(RECORD_WAIT);
+            // The last offsets need not have records: a transaction's end is none.
+            if let Some(Met::End(partition)) = self.read_one(RECORD_WAIT)
+                && let Some(end) = ends.get(&partition)
+            {
+                let position = self.positions.entry(partition).or_insert(*end);
+                *position = (*position).max(*end);
+            }
         }
         Ok(true)
+    }
+
+    fn is_before(&self, ends: &BTreeMap<i32, i64>) -> bool {
+        ends.iter().any(|(partition, end)| self.positions.get(partition) < Some(end))
     }
 
     /// Without the topic there are none.
@@ -191,9 +213,14 @@ impl Tail {
         self.reader.assign(&list)
     }
 
-    /// Whether there was one.
-    fn read_one(&mut self, wait: Duration) -> bool {
-        let Some(Ok(message)) = self.reader.poll(wait) else { return false };
+    /// Takes what comes next, if anything does.
+    fn read_one(&mut self, wait: Duration) -> Option<Met> {
+        let message = match self.reader.poll(wait)? {
+            Ok(message) => message,
+            Err(KafkaError::PartitionEOF(partition)) => return Some(Met::End(partition)),
+            // Single connections come and go. If none is left, the next look at the ends fails.
+            Err(_) => return None,
+        };
         let record = Record::copied_from(&message);
         drop(message);
         let kind = Kind::of(&record);
@@ -206,7 +233,7 @@ impl Tail {
         }
         self.positions.insert(record.partition, record.offset + 1);
         self.stuck.keys().read(&record, &kind);
-        true
+        Some(Met::Record)
     }
 }
 
@@ -225,6 +252,8 @@ pub(super) fn reader(
         .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "earliest")
+        // Only this tells that a log is read to its end where its last offsets have no records.
+        .set("enable.partition.eof", "true")
         .set("queued.max.messages.kbytes", QUEUE_KIB);
     config.create_with_context(QuietContext)
 }

@@ -1,8 +1,12 @@
 //! Dead letters are sticky: later records of a key follow the first one, whichever member has them, until the key is let go.
 
-use rdkafka::message::{OwnedHeaders, OwnedMessage};
+use std::time::Duration;
 
-use crate::harness::{at_version, eventually, in_world};
+use rdkafka::ClientConfig;
+use rdkafka::message::{OwnedHeaders, OwnedMessage};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+
+use crate::harness::{World, at_version, eventually, in_world};
 use crate::platform::{Answer, Platform};
 use crate::poison::{text, until_dead_letters};
 
@@ -15,6 +19,36 @@ fn reasons(letters: &[OwnedMessage]) -> Vec<(String, String)> {
 
 fn letter(version: &str, reason: &str) -> (String, String) {
     (version.to_owned(), reason.to_owned())
+}
+
+/// Writes what is no letter to the dead-letter topic, as a user's own consumer may: in a transaction, whose end is the log's.
+async fn write_in_a_transaction(world: &World) {
+    const WAIT: Duration = Duration::from_secs(30);
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &world.kafka).set("transactional.id", &world.topic);
+    let producer: FutureProducer = config.create().expect("a producer");
+    producer.init_transactions(WAIT).expect("transactions");
+    producer.begin_transaction().expect("begun");
+    let record = FutureRecord::<[u8], [u8]>::to(&world.dead_letter_topic).payload(b"hello-1");
+    producer.send(record, WAIT).await.expect("written");
+    producer.commit_transaction(WAIT).expect("committed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_that_ends_with_a_transaction_holds_nobody_up() {
+    in_world(1, async |world| {
+        write_in_a_transaction(&world).await;
+        let platform = Platform::answering(|_| Answer::status(200)).await;
+        let url = format!("--sink-http-url={}", platform.url());
+        let flags = ["--sink=http", &url];
+        world.send_orders(1, 3).await;
+        let member = world.start("platform", &flags).await;
+        world.lag_is_zero("platform").await;
+        let (done, listed) = world.dead_letters_command("platform", &flags, &["list"]);
+        assert!(done && listed.contains("0 keys, 0 open letters"), "{listed}");
+        member.stop().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
