@@ -201,8 +201,8 @@ pub(crate) mod tests {
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
     use super::*;
-    use crate::Args;
     use crate::dead_letter::headers::Origin;
+    use crate::{Args, Config};
 
     /// A sink that answers in turn, and then no more.
     pub(crate) struct Scripted {
@@ -243,11 +243,16 @@ pub(crate) mod tests {
         }
     }
 
-    /// What delivers to `sink`, with three attempts. Nobody listens where it writes letters: they are not taken.
-    pub(crate) fn deliverer(sink: impl Sink) -> Deliverer {
+    /// Nobody listens where it leads.
+    pub(crate) fn config() -> Config {
         let flags = ["consumer", "--kafka-bootstrap-servers=127.0.0.1:1", "--topic=t", "--group=g"];
         let others = ["--dead-letter-topic=d", "--sink=http", "--sink-http-url=http://127.0.0.1:1"];
-        let config = Args::parse_from(flags.iter().chain(&others)).validate().expect("valid");
+        Args::parse_from(flags.iter().chain(&others)).validate().expect("valid")
+    }
+
+    /// What delivers to `sink`, with three attempts. Letters are not taken.
+    pub(crate) fn deliverer(sink: impl Sink) -> Deliverer {
+        let config = config();
         let origin = Origin { topic: "t".to_owned(), group: "g".to_owned() };
         let metrics = ConsumerMetrics::registered(&mut Registry::default());
         let retry = RetryPolicy {

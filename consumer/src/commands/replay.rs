@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use bytes::Bytes;
+use sqlx::types::Uuid;
 
 use super::show::text;
 use super::{Desk, MOST_ROUNDS, SETTLED};
@@ -29,11 +30,25 @@ struct Pass<'a> {
     selected: &'a BTreeSet<Bytes>,
     /// Keys that can't be replayed further, and why.
     failed: BTreeMap<Bytes, String>,
-    /// Where delivered letters came from: one that was written twice is delivered once.
-    delivered: BTreeSet<(i32, i64)>,
+    /// Events that were delivered: one whose letter was written twice is delivered once. Where a letter was read does not tell:
+    /// in a topic that was made anew another event stands there.
+    delivered: BTreeSet<Uuid>,
     letters: u64,
     /// Letters of keys that have some in several partitions, since the dead-letter topic grew: their order is that of versions.
     spread: BTreeMap<Bytes, Vec<Record>>,
+}
+
+impl<'a> Pass<'a> {
+    fn over(shelf: &'a Shelf, selected: &'a BTreeSet<Bytes>) -> Self {
+        Self {
+            shelf,
+            selected,
+            failed: BTreeMap::new(),
+            delivered: BTreeSet::new(),
+            letters: 0,
+            spread: BTreeMap::new(),
+        }
+    }
 }
 
 impl Desk {
@@ -62,14 +77,7 @@ impl Desk {
                 writeln!(out, "{letters} letters of {} keys replayed", keys.len())?;
                 return Ok(());
             }
-            let mut pass = Pass {
-                shelf: &shelf,
-                selected: &wanted,
-                failed: BTreeMap::new(),
-                delivered: BTreeSet::new(),
-                letters: 0,
-                spread: BTreeMap::new(),
-            };
+            let mut pass = Pass::over(&shelf, &wanted);
             self.reader.read(|record| self.pass(&mut pass, &*sink, record))?;
             self.pass_spread(&mut pass, &*sink)?;
             letters += pass.letters;
@@ -161,7 +169,8 @@ impl Desk {
 
     fn deliver(&self, pass: &mut Pass<'_>, sink: &dyn Sink, record: &Record) -> Result<(), String> {
         let decoded = decoded(record)?;
-        if !pass.delivered.insert((decoded.record.partition, decoded.record.offset)) {
+        let id = decoded.event.event_id;
+        if pass.delivered.contains(&id) {
             return Ok(());
         }
         let deadline = Instant::now() + PATIENCE;
@@ -169,6 +178,7 @@ impl Desk {
         loop {
             match self.runtime.block_on(sink.deliver(&event)) {
                 Ok(()) => {
+                    pass.delivered.insert(id);
                     pass.letters += 1;
                     return Ok(());
                 }
@@ -192,4 +202,75 @@ fn decoded(record: &Record) -> Result<Decoded, String> {
     let record = original(record)?;
     let event = record.decode().map_err(|error| error.to_string())?;
     Ok(Decoded { record, event })
+}
+
+#[cfg(test)]
+mod tests {
+    use order_events::OrderEvent;
+    use tokio::runtime::Runtime;
+
+    use super::*;
+    use crate::dead_letter::headers::{Detail, Origin, headers};
+    use crate::dead_letter::reader::DeadLetterReader;
+    use crate::dead_letter::{Cause, DeadLetters};
+    use crate::deliver::tests::{Scripted, config};
+    use crate::record::tests::{event, record};
+
+    fn origin() -> Origin {
+        Origin { topic: "t".to_owned(), group: "g".to_owned() }
+    }
+
+    /// A desk that nobody listens to but the sink.
+    fn desk(runtime: &Runtime) -> Desk {
+        let config = config();
+        let (kafka, topic) = (&config.kafka, &config.dead_letter_topic);
+        Desk {
+            reader: DeadLetterReader::new(kafka, "c", "g", topic).expect("a client"),
+            writer: DeadLetters::new(kafka, "c", topic, origin()).expect("a producer"),
+            runtime: runtime.handle().clone(),
+            config,
+        }
+    }
+
+    /// The letter at `place` of `event`, which was read at `from`.
+    fn letter(event: &OrderEvent, from: i64, place: i64) -> Record {
+        let read = record(event, from);
+        let cause = Cause { reason: "Rejected", class: "C", message: "HTTP status 422".to_owned() };
+        let headers = headers(&read, &origin(), &cause, Detail::Full);
+        Record { offset: place, headers, ..read }
+    }
+
+    /// What became of each of `letters`, and the offsets that the sink, which answers so, was called with.
+    fn replayed(answers: Vec<Result<(), SinkError>>, letters: &[Record]) -> (Vec<bool>, Vec<Vec<i64>>) {
+        let runtime = Runtime::new().expect("a runtime");
+        let (sink, mut calls) = Scripted::answering(answers);
+        let (desk, shelf, selected) = (desk(&runtime), Shelf::default(), BTreeSet::new());
+        let mut pass = Pass::over(&shelf, &selected);
+        let ended = letters.iter().map(|letter| desk.deliver(&mut pass, &sink, letter).is_ok()).collect();
+        (ended, std::iter::from_fn(|| calls.try_recv().ok()).collect())
+    }
+
+    #[test]
+    fn two_events_that_stood_at_one_place_of_a_topic_that_was_made_anew_are_both_delivered() {
+        let letters = [letter(&event(1), 7, 0), letter(&event(1), 7, 1)];
+        let (ended, calls) = replayed(vec![Ok(()), Ok(())], &letters);
+        assert_eq!((ended, calls), (vec![true, true], vec![vec![7], vec![7]]));
+    }
+
+    #[test]
+    fn an_event_with_several_letters_is_delivered_once_wherever_they_were_read() {
+        let event = event(1);
+        let letters = [letter(&event, 7, 0), letter(&event, 7, 1), letter(&event, 9, 2)];
+        let (ended, calls) = replayed(vec![Ok(())], &letters);
+        assert_eq!((ended, calls), (vec![true, true, true], vec![vec![7]]));
+    }
+
+    #[test]
+    fn an_event_that_the_sink_refused_does_not_count_as_delivered() {
+        let event = event(1);
+        let refused = Err(SinkError::rejected("ClientError", "HTTP status 422"));
+        let letters = [letter(&event, 7, 0), letter(&event, 7, 1)];
+        let (ended, calls) = replayed(vec![refused, Ok(())], &letters);
+        assert_eq!((ended, calls), (vec![false, true], vec![vec![7], vec![7]]));
+    }
 }
