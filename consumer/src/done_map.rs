@@ -60,13 +60,13 @@ impl Runs {
         self.0.iter().copied()
     }
 
-    /// The text that says so relative to `watermark`, below which everything is done; empty for no runs. Of more runs than
-    /// fit the broker's limit it says the first ones: whoever reads it repeats the rest.
+    /// The text that says so relative to `watermark`, below which everything is done, and of which nothing is said; empty for no
+    /// runs beyond it. Of more runs than fit the broker's limit it says the first ones: whoever reads it repeats the rest.
     #[must_use]
     pub fn encode(&self, watermark: i64) -> String {
         let (mut bytes, mut at) = (Vec::new(), watermark);
-        for (from, until) in &self.0 {
-            let before = bytes.len();
+        for (from, until) in self.0.iter().filter(|(_, until)| *until > watermark) {
+            let (before, from) = (bytes.len(), (*from).max(at));
             write(&mut bytes, from - at);
             write(&mut bytes, until - from);
             at = *until;
@@ -153,6 +153,18 @@ mod tests {
             done.iter().for_each(|offset| runs.push(*offset, offset + 1));
             let runs = Runs::decode(&runs.encode(0), 0);
             prop_assert_eq!((0..310).filter(|offset| runs.contains(*offset)).collect::<BTreeSet<_>>(), done);
+        }
+
+        #[test]
+        fn from_a_later_watermark_the_same_is_said_of_what_lies_beyond_it(
+            done in prop::collection::btree_set(1..300_i64, 0..100),
+            watermark in 0..310_i64,
+        ) {
+            let mut runs = Runs::default();
+            done.iter().for_each(|offset| runs.push(*offset, offset + 1));
+            let said = Runs::decode(&runs.encode(watermark), watermark);
+            let beyond: BTreeSet<i64> = done.range(watermark..).copied().collect();
+            prop_assert_eq!((0..1_000).filter(|offset| said.contains(*offset)).collect::<BTreeSet<_>>(), beyond);
         }
 
         #[test]
