@@ -80,6 +80,7 @@ impl WorkerSpawner {
         records: UnboundedReceiver<Record>,
         stop: CancellationToken,
         guarantee: Guarantee,
+        start: &Start,
     ) -> JoinHandle<()> {
         let reporter = Reporter { lease, reports: self.reports.clone() };
         let deliverer = Arc::clone(&self.deliverer);
@@ -95,7 +96,8 @@ impl WorkerSpawner {
             }
             Guarantee::ExactlyOnce { claimed, is_log_new } => {
                 let serial = Serial { reporter, records, deliverer, stop, batch_max_records };
-                self.runtime.spawn(ExactlyOnce::new(serial, claimed, is_log_new).run())
+                let done = start.done.clone();
+                self.runtime.spawn(ExactlyOnce::new(serial, claimed, is_log_new, done).run())
             }
         }
     }
@@ -114,7 +116,7 @@ impl Assignment {
         let lease = Lease { partition, number: self.leases };
         let (queue, records) = unbounded_channel();
         let stop = CancellationToken::new();
-        let task = self.spawner.spawn(lease, records, stop.clone(), guarantee);
+        let task = self.spawner.spawn(lease, records, stop.clone(), guarantee, &start);
         let tracker = OffsetTracker::starting_at(start);
         let assigned = Assigned { lease, guarantee, tracker, queue, stop, task, ended: false };
         if let Some(forgotten) = self.partitions.insert(partition, assigned) {

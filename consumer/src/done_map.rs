@@ -49,6 +49,13 @@ impl Runs {
         after.checked_sub(1).is_some_and(|index| offset < self.0[index].1)
     }
 
+    /// The first offset from `offset` on that is in none of them.
+    #[must_use]
+    pub fn first_open(&self, offset: i64) -> i64 {
+        let after = self.0.partition_point(|(from, _)| *from <= offset);
+        after.checked_sub(1).map_or(offset, |index| self.0[index].1.max(offset))
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -152,6 +159,10 @@ mod tests {
             let mut runs = Runs::default();
             done.iter().for_each(|offset| runs.push(*offset, offset + 1));
             let runs = Runs::decode(&runs.encode(0), 0);
+            for offset in 0..310 {
+                let open = (offset..).find(|offset| !done.contains(offset));
+                prop_assert_eq!(Some(runs.first_open(offset)), open);
+            }
             prop_assert_eq!((0..310).filter(|offset| runs.contains(*offset)).collect::<BTreeSet<_>>(), done);
         }
 

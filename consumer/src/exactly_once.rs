@@ -12,6 +12,7 @@ use order_events::OrderId;
 use crate::breaker::Changes;
 use crate::dead_letter::Cause;
 use crate::deliver::{follows, refused, undecodable};
+use crate::done_map::Runs;
 use crate::record::Record;
 use crate::serial::{Serial, Stopped};
 use crate::sink::{Applied, Claimed, Decoded, SinkError};
@@ -29,6 +30,8 @@ pub struct ExactlyOnce {
     claimed: Claimed,
     /// The log was made anew, and where the place is from the old one is yet to be found out.
     is_log_new: bool,
+    /// What the group had done under another guarantee. It is not read, so the place moves over it with what comes before it.
+    done: Runs,
     versions: Versions,
 }
 
@@ -74,10 +77,10 @@ impl From<Stopped> for End {
 }
 
 impl ExactlyOnce {
-    /// A worker whose right is `claimed`, in a log that may have been made anew since.
+    /// A worker whose right is `claimed`, in a log that may have been made anew since, and of which so much is done.
     #[must_use]
-    pub fn new(serial: Serial, claimed: Claimed, is_log_new: bool) -> Self {
-        Self { serial, claimed, is_log_new, versions: Versions::default() }
+    pub fn new(serial: Serial, claimed: Claimed, is_log_new: bool, done: Runs) -> Self {
+        Self { serial, claimed, is_log_new, done, versions: Versions::default() }
     }
 
     /// Works until the queue is closed, `stop` is cancelled or the claim is lost.
@@ -87,6 +90,10 @@ impl ExactlyOnce {
         while end.is_ok()
             && let Some(first) = self.serial.next_record().await
         {
+            // A log that begins before the place is another one, about whose records nothing is known.
+            if first.offset < self.claimed.place {
+                self.done = Runs::default();
+            }
             let batch = self.serial.fill(first);
             end = self.work(batch.into(), &mut changes).await;
         }
@@ -193,7 +200,8 @@ impl ExactlyOnce {
     }
 
     async fn pass_over(&mut self, record: &Record, changes: &mut Changes) -> Result<(), End> {
-        self.move_alone(record, Some(record.offset + 1), changes).await?;
+        let until = self.done.first_open(record.offset + 1);
+        self.move_alone(record, Some(until), changes).await?;
         self.serial.reporter.done(vec![record.offset]);
         Ok(())
     }
@@ -223,7 +231,8 @@ impl ExactlyOnce {
         changes: &mut Changes,
     ) -> Result<Result<(), SinkError>, End> {
         let Some(last) = events.last() else { return Ok(Ok(())) };
-        if let Err(error) = self.advance(events, Some(last.record.offset + 1), changes).await? {
+        let until = self.done.first_open(last.record.offset + 1);
+        if let Err(error) = self.advance(events, Some(until), changes).await? {
             return Ok(Err(error));
         }
         for Decoded { record, event } in events {

@@ -68,6 +68,11 @@ struct Scene {
 impl Scene {
     /// A worker whose place is 10.
     fn with(answers: impl IntoIterator<Item = Answer>, is_log_new: bool) -> Self {
+        Self::where_done(answers, is_log_new, Runs::default())
+    }
+
+    /// … in a log of which so much is done.
+    fn where_done(answers: impl IntoIterator<Item = Answer>, is_log_new: bool, done: Runs) -> Self {
         let (calls_sender, calls) = unbounded_channel();
         let sink = Scripted { answers: Mutex::new(answers.into_iter().collect()), calls: calls_sender };
         let deliverer = Arc::new(deliverer(sink));
@@ -78,7 +83,7 @@ impl Scene {
         let reporter = Reporter { lease, reports: reports_sender };
         let serial = Serial { reporter, records, deliverer, stop: stop.clone(), batch_max_records: 10 };
         let claimed = Claimed { partition: 0, epoch: 1, place: 10 };
-        let worker = tokio::spawn(ExactlyOnce::new(serial, claimed, is_log_new).run());
+        let worker = tokio::spawn(ExactlyOnce::new(serial, claimed, is_log_new, done).run());
         Self { calls, reports, records: records_sender, metrics, stop, worker }
     }
 
@@ -142,6 +147,30 @@ async fn in_a_log_made_anew_the_place_is_gone_on_from_once() {
     let metrics = scene.metrics.clone();
     until("it is seen", || metrics.place_jumps.get() == 1).await;
     assert!(is_reported(&scene.end().await));
+}
+
+fn done(from: i64, until: i64) -> Runs {
+    let mut runs = Runs::default();
+    runs.push(from, until);
+    runs
+}
+
+#[tokio::test]
+async fn the_place_moves_over_what_the_group_had_done_under_another_guarantee() {
+    let mut scene = Scene::where_done([Ok(Applied::Moved), Ok(Applied::Moved)], false, done(11, 20));
+    scene.sends(10);
+    assert_eq!(scene.call().await, (10, 1, 20));
+    scene.sends(20);
+    assert_eq!(scene.call().await, (20, 1, 21));
+}
+
+#[tokio::test]
+async fn what_was_done_in_another_log_is_not_moved_over_in_this_one() {
+    let mut scene = Scene::where_done([Ok(Applied::Moved), Ok(Applied::Moved)], false, done(11, 20));
+    scene.sends(0);
+    assert_eq!(scene.call().await, (10, 1, 1));
+    scene.sends(10);
+    assert_eq!(scene.call().await, (1, 1, 11));
 }
 
 #[tokio::test]

@@ -81,8 +81,13 @@ impl Log<'_> {
         for committed in committed {
             let partition = committed.partition;
             let is_kept = is_kept_by_sink(&committed.metadata);
-            let claimed = self.claim(&committed, claimant)?;
+            let mut claimed = self.claim(&committed, claimant)?;
             let done = committed.done_from(claimed.place);
+            // What is done is not read: no record would move the place over it.
+            let beyond = done.first_open(claimed.place);
+            if beyond != claimed.place {
+                claimant.move_to(&mut claimed, beyond)?;
+            }
             // What it says is also what others see as the group's lag.
             if !is_kept || committed.offset != Some(claimed.place) {
                 self.add(&mut news, (partition, claimed.place), &kept_by_sink(&done.encode(claimed.place)))?;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use consumer::done_map::Runs;
 use rdkafka::message::OwnedHeaders;
 use sqlx::Executor;
 use wiremock::matchers::method;
@@ -54,6 +55,28 @@ async fn a_group_whose_commits_were_forgotten_goes_on_from_the_sinks_place() {
             assert_eq!(member.metric("delivered_total").await, 10.0, "{start_from}");
             member.stop().await;
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_group_had_done_before_it_became_exactly_once_is_applied_by_no_member() {
+    in_world(1, async |world| {
+        show_repetitions(&world).await;
+        world.send_orders(1, 20).await;
+        let mut done = Runs::default();
+        done.push(1, 20);
+        world.commit_done("platform", 0, &done);
+        let member = world.start("platform", &POSTGRES).await;
+        world.lag_is_zero("platform").await;
+        member.stop().await;
+        world.send_orders(1, 1).await;
+        let member = world.start("platform", &POSTGRES).await;
+        until_rows(&world, "platform", 2).await;
+        world.lag_is_zero("platform").await;
+        member.stop().await;
+        let offsets: Vec<i64> = rows(&world, "platform").await.into_iter().map(|row| row.1).collect();
+        assert_eq!(offsets, [0, 20]);
     })
     .await;
 }
