@@ -1,8 +1,9 @@
 //! The consumer loop: one thread that owns the Kafka client, its offsets and the assignment.
 
 mod release;
+mod reports;
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::offsets::Commit;
 use crate::rebalance::Change;
 use crate::record::Record;
 use crate::start_offsets::{Claimant, Place, StartError, starting_at};
-use crate::worker::{Lease, Report};
+use crate::worker::Report;
 
 /// Name of the loop's heartbeat.
 pub const HEARTBEAT: &str = "poll loop";
@@ -31,7 +32,7 @@ pub const HEARTBEAT: &str = "poll loop";
 pub(crate) const HEARTBEAT_BOUND: Duration = Duration::from_secs(60);
 /// Longest wait for something to happen: how late a stop signal may be seen.
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
-/// Events of the group, and records of a partition, taken in a row before the loop looks at everything else.
+/// Events of the group, records of a partition, and reports, taken in a row before the loop looks at everything else.
 const BURST: usize = 500;
 /// Between two tries of a last commit, or of an answer to a rebalance.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -106,8 +107,8 @@ impl PollLoop {
         let mut is_more = true;
         while !self.shutdown.is_cancelled() {
             self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
-            self.wait(is_more)?;
-            self.apply_reports()?;
+            let first = self.wait(is_more);
+            self.apply_reports(first)?;
             self.poll_group()?;
             self.answer_rebalances()?;
             is_more = self.take_records()?;
@@ -118,50 +119,6 @@ impl PollLoop {
             self.show();
         }
         Ok(())
-    }
-
-    /// Until a worker reports or something comes from the brokers; not at all while more is known to be there.
-    fn wait(&mut self, is_more: bool) -> Result<(), PollError> {
-        if is_more {
-            return Ok(());
-        }
-        match self.reports.recv_timeout(LONGEST_WAIT) {
-            Ok(report) => self.apply(report),
-            // The loop holds a sender itself, through the assignment.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(()),
-        }
-    }
-
-    /// Completions come before new work: they make room and move the watermarks.
-    fn apply_reports(&mut self) -> Result<(), PollError> {
-        while let Ok(report) = self.reports.try_recv() {
-            self.apply(report)?;
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, report: Report) -> Result<(), PollError> {
-        match report {
-            Report::Wake => {}
-            Report::Done { lease, offsets } => self.assignment.done(lease, &offsets),
-            Report::CommitFirst { lease, offset, committed } => {
-                // A worker that is gone meanwhile needs no answer.
-                let _ = committed.send(self.commit_first(lease, offset));
-            }
-            Report::Fenced { lease } => self.fenced |= self.assignment.holds(lease),
-            Report::Ended { lease, panicked } => {
-                if self.assignment.ended(lease) {
-                    return Err(PollError::Worker { partition: lease.partition, panicked });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// At most once: whether `offset` is committed, so that the batch below it may be delivered.
-    fn commit_first(&mut self, lease: Lease, offset: i64) -> bool {
-        let commit = self.assignment.commit_up_to(lease, offset);
-        commit.is_some_and(|commit| self.commit_now(&[(lease.partition, commit)]))
     }
 
     fn answer_rebalances(&mut self) -> Result<(), PollError> {

@@ -62,7 +62,7 @@ impl PollLoop {
                 return Ok(());
             }
             match self.reports.recv_timeout(left.min(HEARTBEAT_BOUND / 2)) {
-                Ok(report) => self.apply(report)?,
+                Ok(report) => self.apply_reports(Some(report))?,
                 Err(RecvTimeoutError::Timeout) => {}
                 // The loop holds a sender itself, through the assignment.
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
