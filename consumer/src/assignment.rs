@@ -88,7 +88,7 @@ impl WorkerSpawner {
         match guarantee {
             Guarantee::AtMostOnce => {
                 let serial = Serial { reporter, records, deliverer, stop, batch_max_records };
-                self.runtime.spawn(AtMostOnce(serial).run())
+                self.runtime.spawn(AtMostOnce::new(serial).run())
             }
             Guarantee::AtLeastOnce => {
                 let worker = Lanes { reporter, records, deliverer, stop, lanes, batch_max_records };

@@ -1,6 +1,7 @@
 //! This process's membership of the consumer group: the client that polls, and the thread that commits for it.
 
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -16,7 +17,7 @@ use crate::worker::Report;
 
 /// A member that died without leaving is missed after this. librdkafka's default of 45 s would leave its partitions
 /// alone for as long; less than the broker's least (6 s) is refused, and too near it a garbage collection evicts.
-const SESSION_TIMEOUT_MILLIS: &str = "10000";
+pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Three heartbeats may be missed.
 const HEARTBEAT_MILLIS: &str = "3000";
 /// Bounds a commit that is waited for, and with it the poll loop's longest step. librdkafka's default is 60 s.
@@ -134,7 +135,7 @@ fn settings(kafka: &KafkaConnection, Subscription { group, client_id, .. }: &Sub
         // Also for groups that start at the latest: theirs is looked up once, and if retention overtakes a group, it
         // goes on at the oldest record there is instead of skipping everything.
         .set("auto.offset.reset", "earliest")
-        .set("session.timeout.ms", SESSION_TIMEOUT_MILLIS)
+        .set("session.timeout.ms", SESSION_TIMEOUT.as_millis().to_string())
         .set("heartbeat.interval.ms", HEARTBEAT_MILLIS)
         .set("socket.timeout.ms", SOCKET_TIMEOUT_MILLIS)
         .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MILLIS)

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::Receiver;
 
+use rdkafka::consumer::Consumer;
 use tokio::sync::oneshot;
 
 use super::{BURST, LONGEST_WAIT, PollError, PollLoop};
@@ -52,7 +53,8 @@ impl PollLoop {
         if offsets.is_empty() {
             return;
         }
-        let is_committed = self.commit_now(&offsets);
+        // Whom the group has put out is a stranger to it. Of a stranger it takes a commit, if it has no members by then.
+        let is_committed = !self.member.client.assignment_lost() && self.commit_now(&offsets);
         waiting.into_iter().for_each(|committed| answer(committed, is_committed));
     }
 }
