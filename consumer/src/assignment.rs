@@ -249,6 +249,13 @@ impl Assignment {
         self.partitions.values().map(|assigned| assigned.tracker.undone()).sum()
     }
 
+    /// The oldest record of each partition that is handed over and not done.
+    pub fn oldest(&self) -> impl Iterator<Item = (i32, i64)> {
+        self.partitions
+            .iter()
+            .filter_map(|(partition, assigned)| Some((*partition, assigned.tracker.first_undone()?)))
+    }
+
     fn current(&mut self, lease: Lease) -> Option<&mut Assigned> {
         self.partitions.get_mut(&lease.partition).filter(|assigned| assigned.lease == lease)
     }

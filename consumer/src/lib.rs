@@ -27,6 +27,7 @@ pub mod commits;
 pub mod assignment;
 pub mod offsets;
 pub mod done_map;
+pub mod oldest;
 pub mod record;
 pub mod worker;
 pub mod lanes;

@@ -48,6 +48,8 @@ pub struct ConsumerMetrics {
     pub place_jumps: Counter,
     /// Records read and not done.
     pub in_flight: Gauge,
+    /// Time for which the same record has been the oldest of its partition that is not done, in seconds; of several the longest.
+    pub oldest_in_hand_seconds: Gauge,
     /// Partitions this member has.
     pub assigned_partitions: Gauge,
     /// Time from an event's record in the order service to its delivery, in seconds.
@@ -78,6 +80,7 @@ impl ConsumerMetrics {
             fenced: Counter::default(),
             place_jumps: Counter::default(),
             in_flight: Gauge::default(),
+            oldest_in_hand_seconds: Gauge::default(),
             assigned_partitions: Gauge::default(),
             // 2 ms to 18 h: the path takes some milliseconds, a backlog may be a night old.
             event_age_seconds: Histogram::new(exponential_buckets(0.002, 2.0, 25)),
@@ -159,6 +162,12 @@ impl ConsumerMetrics {
             self.place_jumps.clone(),
         );
         registry.register("in_flight", "Records read and not done", self.in_flight.clone());
+        registry.register_with_unit(
+            "oldest_in_hand",
+            "Longest time for which one record has been the oldest of its partition that is not done",
+            Unit::Seconds,
+            self.oldest_in_hand_seconds.clone(),
+        );
         registry.register(
             "assigned_partitions",
             "Partitions this member has",

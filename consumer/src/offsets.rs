@@ -161,6 +161,12 @@ impl OffsetTracker {
         self.undone.len()
     }
 
+    /// The first record that is handed over and not done.
+    #[must_use]
+    pub fn first_undone(&self) -> Option<i64> {
+        self.undone.first_key_value().map(|(offset, _)| *offset)
+    }
+
     /// Bytes of the records that are handed over and not done.
     #[must_use]
     pub const fn undone_bytes(&self) -> usize {
@@ -168,7 +174,7 @@ impl OffsetTracker {
     }
 
     fn watermark(&self) -> Option<i64> {
-        self.undone.first_key_value().map(|(offset, _)| *offset).or(self.next)
+        self.first_undone().or(self.next)
     }
 
     /// What is done at or beyond `watermark`: between the records that are not, and by what was known before.

@@ -5,7 +5,7 @@ mod reports;
 
 use std::sync::mpsc::Receiver;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -20,6 +20,7 @@ use crate::dead_letter::tail::Tail;
 use crate::member::{Member, MemberError};
 use crate::metrics::{ConsumerMetrics, gauge};
 use crate::offsets::Commit;
+use crate::oldest::Oldest;
 use crate::rebalance::Change;
 use crate::record::Record;
 use crate::start_offsets::{Claimant, Place, StartError, starting_at};
@@ -51,6 +52,8 @@ pub struct PollLoop {
     pub fenced: bool,
     /// What it has.
     pub assignment: Assignment,
+    /// What of that stands still.
+    pub oldest: Oldest,
     /// What workers tell.
     pub reports: Receiver<Report>,
     /// What is known of the connection.
@@ -289,10 +292,15 @@ impl PollLoop {
         self.tail.follow().map_err(PollError::Tail)
     }
 
-    fn show(&self) {
+    fn show(&mut self) {
         self.metrics.stuck_keys.set(gauge(self.tail.stuck_keys()));
         self.metrics.in_flight.set(gauge(self.assignment.undone()));
         self.metrics.assigned_partitions.set(gauge(self.assignment.owned().len()));
+        let now = Instant::now();
+        if self.oldest.is_due(now) {
+            let time = self.oldest.look(self.assignment.oldest(), now);
+            self.metrics.oldest_in_hand_seconds.set(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+        }
     }
 
     fn commit_now(&mut self, offsets: &[(i32, Commit)]) -> bool {

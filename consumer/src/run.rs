@@ -23,6 +23,7 @@ use crate::dead_letter::{DeadLetterError, DeadLetters};
 use crate::deliver::Deliverer;
 use crate::member::{Member, MemberError};
 use crate::metrics::ConsumerMetrics;
+use crate::oldest::Oldest;
 use crate::poll_loop::{PollError, PollLoop};
 use crate::sink::Sink;
 use crate::sink::http::{BadHttpClient, HttpSink};
@@ -137,6 +138,7 @@ pub async fn run(
         connection: Connection::unknown(health.clone(), subscription.topic.clone()),
         subscription,
         assignment: Assignment::new(spawner),
+        oldest: Oldest::default(),
         reports,
         health: health.clone(),
         metrics: consumer_metrics,
