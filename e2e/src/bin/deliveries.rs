@@ -1,5 +1,6 @@
 //! Runs the fault campaign of consumers: seeds and a guarantee in, verdicts out (docs/proof.md).
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
@@ -14,6 +15,8 @@ use e2e::proof::proxy::{Chooser, Directory, Proxy};
 use e2e::proof::report::{Report, totals};
 use tokio::task::JoinSet;
 
+/// A campaign of so many runs meets every kind of fault.
+const LARGE: u64 = 200;
 /// Runs at most for each that is to count.
 const ATTEMPTS: u64 = 2;
 /// Exit code when a rule was broken.
@@ -94,6 +97,11 @@ async fn judge(args: Args) -> anyhow::Result<ExitCode> {
             println!("only {counted} of {} runs had enough faults", args.runs);
             lacks = true;
         }
+        let missed = missed(*guarantee, &reports);
+        if args.runs >= LARGE && !args.until_unsound && !missed.is_empty() {
+            println!("never happened: {}", missed.join(", "));
+            lacks = true;
+        }
         all.extend(reports);
     }
     Ok(if all.iter().any(is_unsound) {
@@ -126,6 +134,19 @@ async fn campaign(args: &Args, settings: &Settings, guarantee: Guarantee) -> any
         enough |= args.until_unsound && is_unsound(&report);
         reports.push(report);
     }
+}
+
+/// Kinds of faults that were planned for these runs, and happened in none.
+fn missed(guarantee: Guarantee, reports: &[Report]) -> Vec<&'static str> {
+    let happened: BTreeSet<&str> = reports
+        .iter()
+        .flat_map(|report| &report.faults)
+        .filter(|fault| fault.happened)
+        .map(|fault| fault.kind.as_str())
+        .collect();
+    let planned = reports.iter().flat_map(|report| Plan::of(report.seed, guarantee).faults);
+    let kinds: BTreeSet<&str> = planned.map(|planned| planned.fault.kind()).collect();
+    kinds.into_iter().filter(|kind| !happened.contains(kind)).collect()
 }
 
 fn is_unsound(report: &Report) -> bool {

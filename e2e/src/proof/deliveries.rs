@@ -14,4 +14,5 @@ pub mod world;
 pub mod load;
 pub mod faults;
 pub mod check;
+pub mod cost;
 pub mod run;

@@ -154,7 +154,8 @@ impl Directory {
         Self { named: Arc::default(), other: Link::new(seed) }
     }
 
-    /// From now on clients whose id ends with `name` are on `link`.
+    /// From now on clients whose id has `name` at its end, or before a `-`, are on `link`: a client that serves another calls itself
+    /// after it, such as `NAME-dead-letters`.
     pub fn enter(&self, name: &str, link: Link) {
         self.named().insert(name.to_owned(), link);
     }
@@ -166,13 +167,20 @@ impl Directory {
 
     fn look_up(&self, id: &str) -> Link {
         let named = self.named();
-        named.iter().find(|(name, _)| id.ends_with(*name)).map_or(&self.other, |(_, link)| link).clone()
+        named.iter().find(|(name, _)| is_of(id, name)).map_or(&self.other, |(_, link)| link).clone()
     }
 
     // A map of handles: a panic elsewhere can't leave it half-written.
     fn named(&self) -> std::sync::MutexGuard<'_, HashMap<String, Link>> {
         self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_of(id: &str, name: &str) -> bool {
+    id.match_indices(name).any(|(at, _)| {
+        let rest = &id[at + name.len()..];
+        rest.is_empty() || rest.starts_with('-')
+    })
 }
 
 impl Proxy {
@@ -324,5 +332,24 @@ async fn pass_cut(weather: &mut watch::Receiver<Weather>, touched: &AtomicU64) {
         touched.fetch_add(1, Ordering::Relaxed);
         // An error means that the link is gone, and the run with it.
         let _ = weather.wait_for(|weather| *weather != Weather::Cut).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clients_helpers_are_on_its_wire_and_a_longer_number_is_another() {
+        for (id, is_on_it) in [
+            ("member-a-17", true),
+            ("member-a-17-dead-letters", true),
+            ("proof-member-a-17", true),
+            ("member-a-170", false),
+            ("member-a-170-dead-letters", false),
+            ("guest-dead-letters", false),
+        ] {
+            assert_eq!(is_of(id, "member-a-17"), is_on_it, "{id}");
+        }
     }
 }

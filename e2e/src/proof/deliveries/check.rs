@@ -169,7 +169,7 @@ mod tests {
     const STUCK: Uuid = Uuid::from_u128(2);
 
     fn applied(order: Uuid, version: i64) -> Applied {
-        Applied { event: (order, version), payload: vec![u8::try_from(version).unwrap()] }
+        Applied { event: (order, version), payload: vec![u8::try_from(version).unwrap()], at_millis: 0 }
     }
 
     /// One order delivered, one whose second version is refused.

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::cost::Felt;
 use super::plan::{Fault, Mood, Planned};
 use super::world::World;
 use crate::proof::faults::{Happening, network, processes, servers};
@@ -17,23 +19,26 @@ use crate::proof::replica::Replica;
 const STORM_VISITS: u32 = 3;
 const STORM_PAUSE: Duration = Duration::from_secs(2);
 
-/// Lets every fault of the plan come at its time; ends when the last is over.
-pub async fn inject_all(world: &Arc<World>, faults: &[Planned]) -> Vec<Happening> {
+/// Lets every fault of the plan come at its time; ends when the last is over. What became of each, and those that happened.
+pub async fn inject_all(world: &Arc<World>, faults: &[Planned]) -> (Vec<Happening>, Vec<Felt>) {
     let start = Instant::now();
     let mut under_way = JoinSet::new();
     for planned in faults {
         let (world, Planned { at, fault }) = (Arc::clone(world), *planned);
         under_way.spawn(async move {
             tokio::time::sleep_until(start + Duration::from_millis(at)).await;
+            let from = Timestamp::now().as_millisecond();
             let (happened, detail) = match inject(&world, fault).await {
                 Ok(Some(detail)) => (true, detail),
                 Ok(None) => (false, "nothing was there to feel it".to_owned()),
                 Err(error) => (false, format!("{error:#}")),
             };
-            Happening { kind: fault.kind().to_owned(), happened, detail }
+            let felt = happened.then(|| Felt { fault, from, until: Timestamp::now().as_millisecond() });
+            (Happening { kind: fault.kind().to_owned(), happened, detail }, felt)
         });
     }
-    under_way.join_all().await
+    let (happenings, felt): (Vec<_>, Vec<_>) = under_way.join_all().await.into_iter().unzip();
+    (happenings, felt.into_iter().flatten().collect())
 }
 
 async fn inject(world: &World, fault: Fault) -> anyhow::Result<Option<String>> {
@@ -74,6 +79,7 @@ async fn storm(world: &World) -> anyhow::Result<Option<String>> {
         let guest = Replica::start(world.guest.clone()).await?;
         tokio::time::sleep(STORM_PAUSE).await;
         left += u32::from(guest.finish().await.is_some());
+        world.saw_off(&guest);
         tokio::time::sleep(STORM_PAUSE / 2).await;
     }
     Ok((left > 0).then(|| format!("a guest joined and left {left} times")))

@@ -27,6 +27,9 @@ const FREEZE_ONE_IN: u32 = 4;
 const LONG_OUTAGE: u64 = 37;
 const LONG_OUTAGE_MILLIS: u64 = 300_000;
 
+/// Statements that the PostgreSQL sink lets be under way at once for one partition.
+const POSTGRES_LANES: usize = 2;
+
 /// The guarantee under trial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]
 pub enum Guarantee {
@@ -180,17 +183,19 @@ impl Plan {
         }
     }
 
-    /// Records that one member may have in hand at once of one partition, beyond which nothing is lost or repeated by its end.
+    /// Records that a member has in hand at most of one partition, between its calls of the sink or in one of them: what the sink
+    /// takes at once, in so many calls side by side.
     #[must_use]
     pub fn in_hand(&self) -> usize {
         let setting = |name: &str| self.settings.get(name).and_then(|value| value.parse().ok()).unwrap_or(1);
-        let batch = if self.sink == Kind::Http && self.guarantee == Guarantee::AtLeastOnce {
-            1
-        } else {
-            setting("BATCH_MAX_RECORDS")
+        let (batch, lanes) = match (self.sink, self.guarantee) {
+            // One request for each event, but where the sink keeps the place.
+            (Kind::Http, Guarantee::AtMostOnce | Guarantee::AtLeastOnce) => (1, setting("LANES")),
+            (Kind::Http, Guarantee::ExactlyOnce) => (setting("BATCH_MAX_RECORDS"), 1),
+            (Kind::Postgres, _) => (setting("BATCH_MAX_RECORDS"), setting("LANES").min(POSTGRES_LANES)),
         };
         match self.guarantee {
-            Guarantee::AtLeastOnce => setting("LANES") * batch,
+            Guarantee::AtLeastOnce => lanes * batch,
             Guarantee::AtMostOnce | Guarantee::ExactlyOnce => batch,
         }
     }
@@ -294,5 +299,18 @@ mod tests {
         };
         assert_eq!(kinds(Guarantee::AtLeastOnce).len(), 13, "{:?}", kinds(Guarantee::AtLeastOnce));
         assert_eq!(kinds(Guarantee::AtMostOnce).len(), 11, "{:?}", kinds(Guarantee::AtMostOnce));
+    }
+
+    #[test]
+    fn in_hand_is_what_the_sink_takes_at_once_whatever_the_settings_ask_for() {
+        let in_hand = |sink, guarantee| {
+            let mut plan = Plan { sink, ..Plan::of(1, guarantee) };
+            plan.settings.extend([("LANES", "16".to_owned()), ("BATCH_MAX_RECORDS", "200".to_owned())]);
+            plan.in_hand()
+        };
+        assert_eq!(in_hand(Kind::Http, Guarantee::AtMostOnce), 1);
+        assert_eq!(in_hand(Kind::Http, Guarantee::AtLeastOnce), 16);
+        assert_eq!(in_hand(Kind::Http, Guarantee::ExactlyOnce), 200);
+        assert_eq!(in_hand(Kind::Postgres, Guarantee::AtLeastOnce), 400);
     }
 }

@@ -19,14 +19,13 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::check::{Bound, Event, History, Verdict, check};
-use super::plan::{Fault, Guarantee, Kind, Plan};
+use super::plan::{Guarantee, Kind, Plan};
 use super::sink::{Applied, Ledger};
 use super::world::World;
-use super::{faults, load};
+use super::{cost, faults, load};
 use crate::dump::dump;
 use crate::proof::backends::bootstrap;
 use crate::proof::check::{Rule, Violation};
-use crate::proof::faults::Happening;
 use crate::proof::proxy::Directory;
 use crate::proof::report::Report;
 
@@ -37,8 +36,6 @@ const RECOVERY_DEADLINE: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Longest wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// What was done since the last commit when a member ends: the commit's interval, and its way.
-const UNCOMMITTED_MILLIS: u64 = 1000;
 
 /// What all runs of a campaign share.
 #[derive(Clone, Debug)]
@@ -82,7 +79,7 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
         plan.refused.iter().map(|(index, version)| (orders[*index].0, *version)).collect();
     let world = World::create(plan, refused.clone(), settings, folder).await?;
     let world = Arc::new(world);
-    let (loaded, happenings) =
+    let (loaded, (happenings, felt)) =
         tokio::join!(load::run(plan, &world.topic, &orders), faults::inject_all(&world, &plan.faults));
     world.heal().await;
     loaded?;
@@ -90,14 +87,10 @@ async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyh
     let mut violations = recover(&world, plan).await?;
     let recovery = healed.elapsed();
     violations.extend(finish(&world).await);
-    for member in &world.members {
-        violations.extend(member.ends().iter().filter_map(|end| {
-            Some(Violation::of(Rule::Standing, format!("{} ended unasked: {}", member.name, end.unasked()?)))
-        }));
-    }
+    violations.extend(world.ends());
     let ledger = ledger(&world, plan.sink).await?;
     let topic = dump(&bootstrap(), &world.topic).await?;
-    let bound = bound(plan, &happenings, &ledger, doubled(&topic));
+    let bound = cost::bound(plan, &felt, &ledger, doubled(&topic));
     let history = gather(&world, plan.guarantee, &topic, (refused, bound), ledger).await?;
     let Verdict { violations: found, lost, repeated } = check(&history);
     violations.extend(found);
@@ -179,47 +172,18 @@ async fn finish(world: &World) -> Vec<Violation> {
     violations
 }
 
-/// What the faults that happened may have cost: for each that moves partitions or breaks calls, what every partition had in hand, and
-/// what was done while nothing could be committed.
-fn bound(plan: &Plan, happenings: &[Happening], ledger: &Ledger, doubled: usize) -> Bound {
-    let partitions = usize::try_from(plan.partitions).unwrap_or(1);
-    let events: usize = plan.orders.iter().map(|versions| usize::try_from(*versions).unwrap_or(0)).sum();
-    let per_second = (events as u64).div_ceil((plan.load / 1000).max(1));
-    let happened = |planned: &&super::plan::Planned| {
-        happenings.iter().any(|happening| happening.happened && happening.kind == planned.fault.kind())
-    };
-    let mut bound = Bound { lost: ledger.turned_away, repeated: ledger.unacknowledged };
-    // What the topic has twice is known to be so only to who has seen the first.
-    if plan.faults.iter().filter(happened).any(|planned| planned.fault.moves_partitions()) {
-        bound.repeated += doubled;
-    }
-    for planned in plan.faults.iter().filter(happened) {
-        // Each of the members' ends, or of a guest's visits, is a disruption.
-        let (times, lasting) = match planned.fault {
-            Fault::Roll => (plan.members, 0),
-            Fault::Storm => (6, 0),
-            Fault::Freeze(_, millis) | Fault::CutKafka(millis) | Fault::Kafka(_, _, millis) => (2, millis),
-            // Each retry of what is in hand may be one of something that was applied.
-            Fault::Sink(_, _, millis) | Fault::Mood(_, millis) => (2, millis),
-            Fault::Kill(_) | Fault::EndConnections => (1, 0),
-        };
-        let uncommitted = (lasting + UNCOMMITTED_MILLIS) * per_second / 1000;
-        bound.lost += times * partitions * plan.in_hand();
-        bound.repeated +=
-            times * partitions * plan.in_hand() + usize::try_from(uncommitted).unwrap_or(usize::MAX);
-    }
-    bound
-}
-
 async fn ledger(world: &World, kind: Kind) -> anyhow::Result<Ledger> {
     if kind == Kind::Http {
         return Ok(world.sink.ledger());
     }
-    let rows = sqlx::query("select order_id, version, payload::text from order_events order by seq");
+    let rows = sqlx::query(
+        "select order_id, version, payload::text, (extract(epoch from delivered_at) * 1000)::bigint from order_events order by seq",
+    );
     let rows = rows.fetch_all(&world.pool).await?;
     let applied = rows.iter().map(|row| {
         let payload: String = row.try_get(2)?;
-        anyhow::Ok(Applied { event: (row.try_get(0)?, row.try_get(1)?), payload: payload.into_bytes() })
+        let event = (row.try_get(0)?, row.try_get(1)?);
+        anyhow::Ok(Applied { event, payload: payload.into_bytes(), at_millis: row.try_get(3)? })
     });
     Ok(Ledger { applied: applied.collect::<anyhow::Result<_>>()?, ..Ledger::default() })
 }

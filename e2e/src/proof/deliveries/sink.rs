@@ -33,6 +33,8 @@ pub struct Applied {
     pub event: (Uuid, i64),
     /// Its payload.
     pub payload: Vec<u8>,
+    /// When, in milliseconds since 1970.
+    pub at_millis: i64,
 }
 
 /// What the sink did.
@@ -133,7 +135,8 @@ impl Inner {
         if self.refused.get(&told.order_id) == Some(&told.version) {
             return Err(StatusCode::UNPROCESSABLE_ENTITY);
         }
-        Ok(Applied { event: (told.order_id, told.version), payload: payload.to_vec() })
+        let at_millis = jiff::Timestamp::now().as_millisecond();
+        Ok(Applied { event: (told.order_id, told.version), payload: payload.to_vec(), at_millis })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 use sqlx::{AssertSqlSafe, Executor, PgPool};
@@ -12,6 +13,7 @@ use super::plan::{Guarantee, Kind, Plan};
 use super::run::Settings;
 use super::sink::Sink;
 use crate::proof::backends::{self, Postgres, bootstrap};
+use crate::proof::check::{Rule, Violation};
 use crate::proof::proxy::{Chooser, Directory, Link, Proxy};
 use crate::proof::replica::{Replica, Start};
 
@@ -52,6 +54,7 @@ pub struct World {
     pub folder: PathBuf,
     /// How a member is started that joins for a while.
     pub guest: Start,
+    guests: Mutex<Vec<Violation>>,
     directory: Directory,
     database: String,
     _proxies: Vec<Proxy>,
@@ -117,6 +120,7 @@ impl World {
             group,
             folder,
             guest,
+            guests: Mutex::default(),
             directory: settings.directory.clone(),
             database,
             _proxies: proxies,
@@ -134,6 +138,26 @@ impl World {
         }
     }
 
+    /// Keeps what was wrong with how a guest ended.
+    pub fn saw_off(&self, guest: &Replica) {
+        let mut violations = ends_of(guest);
+        // Of a member, the wires may be broken just then; a guest's never are.
+        if guest.hung() > 0 {
+            violations.push(Violation::of(
+                Rule::Recovered,
+                format!("{} did not end on SIGTERM in time", guest.name),
+            ));
+        }
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner).extend(violations);
+    }
+
+    /// What was wrong with any end of a process so far, guests' included.
+    #[must_use]
+    pub fn ends(&self) -> Vec<Violation> {
+        let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.members.iter().flat_map(ends_of).chain(guests).collect()
+    }
+
     /// Removes database, topics and folder.
     ///
     /// # Errors
@@ -147,6 +171,19 @@ impl World {
         fs::remove_dir_all(&self.folder)
             .with_context(|| format!("failed to remove {}", self.folder.display()))
     }
+}
+
+/// What is wrong with how its processes ended: none does unasked, or panics.
+fn ends_of(member: &Replica) -> Vec<Violation> {
+    let name = &member.name;
+    let mut violations = Vec::new();
+    for end in member.ends() {
+        let unasked = end.unasked().map(|how| format!("{name} ended unasked: {how}"));
+        let panicked = end.panicked().map(|line| format!("{name} panicked: {line}"));
+        violations
+            .extend(unasked.into_iter().chain(panicked).map(|what| Violation::of(Rule::Standing, what)));
+    }
+    violations
 }
 
 async fn tables(postgres: &Postgres, database: &str, refused: &HashMap<Uuid, i64>) -> anyhow::Result<PgPool> {
