@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use e2e::proof::backends::{Container, KAFKA, KAFKA_PORT, KAFKA_PROXY_PORT, Postgres, kafka_answers};
 use e2e::proof::deliveries::plan::{Guarantee, Plan};
-use e2e::proof::deliveries::run::{Settings, run};
+use e2e::proof::deliveries::run::{Judged, Settings, run};
 use e2e::proof::proxy::{Chooser, Directory, Proxy};
 use e2e::proof::report::{Report, totals};
 use tokio::task::JoinSet;
@@ -83,8 +83,13 @@ async fn judge(args: Args) -> anyhow::Result<ExitCode> {
     let chooser = Chooser::ByKafkaClient(directory.clone());
     let _proxy = Proxy::listen(KAFKA_PROXY_PORT, KAFKA_PORT, chooser).await?;
     kafka_answers().await?;
-    let settings =
-        Settings { consumer: args.consumer.clone(), out: args.out.clone(), keep: args.keep, directory };
+    let settings = Settings {
+        consumer: args.consumer.clone(),
+        out: args.out.clone(),
+        keep: args.keep,
+        commit: commit()?,
+        directory,
+    };
     let (mut all, mut lacks) = (Vec::new(), false);
     for guarantee in &args.guarantees {
         let reports = tokio::select! {
@@ -126,10 +131,11 @@ async fn campaign(args: &Args, settings: &Settings, guarantee: Guarantee) -> any
             let settings = settings.clone();
             under_way.spawn(async move { run(seed, guarantee, &settings).await });
         }
-        let Some(report) = under_way.join_next().await else { return Ok(reports) };
-        let report = report?;
-        println!("{guarantee:?} {}", report.delivery_line());
-        writeln!(results, "{}", serde_json::to_string(&report)?)?;
+        let Some(judged) = under_way.join_next().await else { return Ok(reports) };
+        let judged = judged?;
+        writeln!(results, "{}", serde_json::to_string(&judged)?)?;
+        let Judged { report, letters, letters_again, .. } = judged;
+        println!("{guarantee:?}, {letters} letters, {letters_again} again, {}", report.delivery_line());
         counted += u64::from(report.counts());
         enough |= args.until_unsound && is_unsound(&report);
         reports.push(report);
@@ -147,6 +153,14 @@ fn missed(guarantee: Guarantee, reports: &[Report]) -> Vec<&'static str> {
     let planned = reports.iter().flat_map(|report| Plan::of(report.seed, guarantee).faults);
     let kinds: BTreeSet<&str> = planned.map(|planned| planned.fault.kind()).collect();
     kinds.into_iter().filter(|kind| !happened.contains(kind)).collect()
+}
+
+/// Commit of this checkout, with `-dirty` when files differ from it.
+fn commit() -> anyhow::Result<String> {
+    let mut describe = Command::new("git");
+    describe.args(["describe", "--always", "--dirty", "--exclude", "*"]);
+    let described = describe.output().context("failed to ask git for the commit")?;
+    Ok(String::from_utf8(described.stdout)?.trim().to_owned())
 }
 
 fn is_unsound(report: &Report) -> bool {

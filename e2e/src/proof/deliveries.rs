@@ -10,9 +10,11 @@
 
 pub mod plan;
 pub mod sink;
+pub mod told;
 pub mod world;
 pub mod load;
 pub mod faults;
+pub mod record;
 pub mod check;
 pub mod cost;
 pub mod run;

@@ -13,13 +13,18 @@ use super::world::World;
 use crate::proof::faults::{Happening, network, processes, servers};
 use crate::proof::plan::Trouble;
 use crate::proof::proxy::Link;
-use crate::proof::replica::Replica;
 
-/// How often a guest joins and leaves in a storm, and how long it stays and stays away: longer than joining takes.
-const STORM_VISITS: u32 = 3;
-const STORM_PAUSE: Duration = Duration::from_secs(2);
+/// How often a guest joins and leaves in a storm.
+const STORM_VISITS: u32 = 2;
+/// Longest wait for a guest to get a partition: a member that went without a word is missed after a session of ten seconds, and the
+/// others hear of each step of a rebalance with their next heartbeat, within three.
+const GETS_WITHIN: Duration = Duration::from_secs(25);
+/// Pause between looks at what it has got.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long it stays when it has, and stays away: it works on some records, and so does who gets the partition back.
+const STORM_PAUSE: Duration = Duration::from_millis(700);
 
-/// Lets every fault of the plan come at its time; ends when the last is over. What became of each, and those that happened.
+/// Lets every fault of the plan come at its time; ends when the last is over. What became of each, and when each was tried.
 pub async fn inject_all(world: &Arc<World>, faults: &[Planned]) -> (Vec<Happening>, Vec<Felt>) {
     let start = Instant::now();
     let mut under_way = JoinSet::new();
@@ -33,12 +38,11 @@ pub async fn inject_all(world: &Arc<World>, faults: &[Planned]) -> (Vec<Happenin
                 Ok(None) => (false, "nothing was there to feel it".to_owned()),
                 Err(error) => (false, format!("{error:#}")),
             };
-            let felt = happened.then(|| Felt { fault, from, until: Timestamp::now().as_millisecond() });
-            (Happening { kind: fault.kind().to_owned(), happened, detail }, felt)
+            let tried = Felt { fault, from, until: Timestamp::now().as_millisecond() };
+            (Happening { kind: fault.kind().to_owned(), happened, detail }, tried)
         });
     }
-    let (happenings, felt): (Vec<_>, Vec<_>) = under_way.join_all().await.into_iter().unzip();
-    (happenings, felt.into_iter().flatten().collect())
+    under_way.join_all().await.into_iter().unzip()
 }
 
 async fn inject(world: &World, fault: Fault) -> anyhow::Result<Option<String>> {
@@ -74,13 +78,17 @@ async fn be(world: &World, mood: Mood, lasting: Duration) -> anyhow::Result<Opti
 }
 
 async fn storm(world: &World) -> anyhow::Result<Option<String>> {
-    let mut left = 0;
+    let mut visits = 0;
     for _ in 0..STORM_VISITS {
-        let guest = Replica::start(world.guest.clone()).await?;
+        let guest = world.invite().await?;
+        let deadline = Instant::now() + GETS_WITHIN;
+        while !guest.got_partitions()? && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         tokio::time::sleep(STORM_PAUSE).await;
-        left += u32::from(guest.finish().await.is_some());
-        world.saw_off(&guest);
-        tokio::time::sleep(STORM_PAUSE / 2).await;
+        visits += u32::from(guest.got_partitions()?);
+        world.see_off(guest).await;
+        tokio::time::sleep(STORM_PAUSE).await;
     }
-    Ok((left > 0).then(|| format!("a guest joined and left {left} times")))
+    Ok((visits > 0).then(|| format!("a guest got partitions and left, {visits} times")))
 }

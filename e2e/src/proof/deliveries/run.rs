@@ -1,31 +1,32 @@
 //! One run: from a plan to a verdict.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use jiff::Timestamp;
 use order_events::OrderId;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use runtime::kafka::KafkaConnection;
-use rustix::process::Signal;
-use serde::Deserialize;
+use serde::Serialize;
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::check::{Bound, Event, History, Verdict, check};
+use super::check::{Bound, History, Verdict, check};
+use super::cost::Felt;
 use super::plan::{Guarantee, Kind, Plan};
+use super::record::Record;
 use super::sink::{Applied, Ledger};
 use super::world::World;
 use super::{cost, faults, load};
 use crate::dump::dump;
 use crate::proof::backends::bootstrap;
 use crate::proof::check::{Rule, Violation};
+use crate::proof::faults::Happening;
 use crate::proof::proxy::Directory;
 use crate::proof::report::Report;
 
@@ -46,73 +47,105 @@ pub struct Settings {
     pub out: PathBuf,
     /// Keep the folder of a sound run, too.
     pub keep: bool,
+    /// Commit of the checkout.
+    pub commit: String,
     /// Which member is on which wire to Kafka.
     pub directory: Directory,
 }
 
-#[derive(Deserialize)]
+/// A run judged: a line of the results.
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Told {
-    order_id: Uuid,
-    version: i64,
+pub struct Judged {
+    /// What was promised.
+    pub guarantee: Guarantee,
+    /// What its faults may have cost at most.
+    pub bound: Bound,
+    /// Letters in the dead-letter topic.
+    pub letters: usize,
+    /// … and those of them beyond the first of their record.
+    pub letters_again: usize,
+    /// What it came to.
+    #[serde(flatten)]
+    pub report: Report,
 }
 
 /// Runs the seed's plan; never fails: a run that could not be made is a report that says so.
-pub async fn run(seed: u64, guarantee: Guarantee, settings: &Settings) -> Report {
+pub async fn run(seed: u64, guarantee: Guarantee, settings: &Settings) -> Judged {
     let began = Instant::now();
     let plan = Arc::new(Plan::of(seed, guarantee));
     let folder = settings.out.join(format!("deliveries-{guarantee:?}-{seed}"));
-    let mut report = match attempt(&plan, settings, folder.clone()).await {
-        Ok(report) => report,
-        Err(error) => Report::broken(seed, format!("{error:#}")),
-    };
+    let mut judged = attempt(&plan, settings, folder.clone()).await.unwrap_or_else(|error| Judged {
+        guarantee,
+        bound: Bound::default(),
+        letters: 0,
+        letters_again: 0,
+        report: Report::broken(seed, format!("{error:#}")),
+    });
+    let report = &mut judged.report;
+    report.commit.clone_from(&settings.commit);
+    report.ended_at = Timestamp::now().strftime("%Y-%m-%d %H:%M").to_string();
     report.took_millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     report.evidence = folder.exists().then(|| folder.display().to_string());
-    report
+    judged
 }
 
-async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyhow::Result<Report> {
+async fn attempt(plan: &Arc<Plan>, settings: &Settings, folder: PathBuf) -> anyhow::Result<Judged> {
     // What an earlier run of this seed left would be mistaken for this one's.
     let _ = fs::remove_dir_all(&folder);
     let orders: Vec<OrderId> = plan.orders.iter().map(|_| OrderId::generate()).collect();
     let refused: HashMap<Uuid, i64> =
         plan.refused.iter().map(|(index, version)| (orders[*index].0, *version)).collect();
-    let world = World::create(plan, refused.clone(), settings, folder).await?;
-    let world = Arc::new(world);
-    let (loaded, (happenings, felt)) =
-        tokio::join!(load::run(plan, &world.topic, &orders), faults::inject_all(&world, &plan.faults));
+    let world = Arc::new(World::create(plan, refused.clone(), settings, folder).await?);
+    let (happenings, tried) = go_through(plan, &world, &orders).await?;
     world.heal().await;
-    loaded?;
     let healed = Instant::now();
     let mut violations = recover(&world, plan).await?;
     let recovery = healed.elapsed();
     violations.extend(finish(&world).await);
     violations.extend(world.ends());
-    let ledger = ledger(&world, plan.sink).await?;
-    let topic = dump(&bootstrap(), &world.topic).await?;
-    let bound = cost::bound(plan, &felt, &ledger, doubled(&topic));
-    let history = gather(&world, plan.guarantee, &topic, (refused, bound), ledger).await?;
-    let Verdict { violations: found, lost, repeated } = check(&history);
+    let history = gather(&world, plan, refused, &tried).await?;
+    let Verdict { violations: found, lost, repeated, letters_again } = check(&history);
     violations.extend(found);
     let report = Report {
         seed: plan.seed,
         faults: happenings,
         orders: plan.orders.len(),
-        events: history.topic.len(),
+        events: history.events(),
         duplicates: repeated,
         lost,
         recovery_millis: u64::try_from(recovery.as_millis()).unwrap_or(u64::MAX),
         violations,
         ..Report::default()
     };
-    if report.is_sound() && !settings.keep {
+    let (guarantee, letters) = (plan.guarantee, history.letters.len());
+    let judged = Judged { guarantee, bound: history.bound, letters, letters_again, report };
+    if judged.report.is_sound() && !settings.keep {
         // The world is shared with the faults' tasks, which have ended.
         Arc::into_inner(world).context("a fault still runs")?.remove().await?;
     } else {
         fs::write(world.folder.join("plan.json"), serde_json::to_vec_pretty(&**plan)?)?;
-        fs::write(world.folder.join("report.json"), serde_json::to_vec_pretty(&report)?)?;
+        fs::write(world.folder.join("report.json"), serde_json::to_vec_pretty(&judged)?)?;
     }
-    Ok(report)
+    Ok(judged)
+}
+
+/// The load and the faults: side by side, or, behind a backlog, one after the other. What became of each fault, and when it was
+/// tried.
+async fn go_through(
+    plan: &Plan,
+    world: &Arc<World>,
+    orders: &[OrderId],
+) -> anyhow::Result<(Vec<Happening>, Vec<Felt>)> {
+    if plan.is_backlog {
+        load::run(plan, &world.topic, orders).await?;
+        world.until_under_way().await?;
+        return Ok(faults::inject_all(world, &plan.faults).await);
+    }
+    let (loaded, injected) =
+        tokio::join!(load::run(plan, &world.topic, orders), faults::inject_all(world, &plan.faults));
+    loaded?;
+    Ok(injected)
 }
 
 /// Waits until the group has committed all of the topic.
@@ -156,16 +189,12 @@ async fn lag(topic: &str, group: &str, partitions: i32) -> anyhow::Result<i64> {
     tokio::task::spawn_blocking(look).await?
 }
 
-/// Ends every member, so that sink and dead letters are final.
+/// Ends every member, so that sink and dead letters are final. How they ended is told by [`World::ends`].
 async fn finish(world: &World) -> Vec<Violation> {
     let mut violations = Vec::new();
     for member in &world.members {
-        let ended = member.finish().await;
-        let is_orderly =
-            ended.is_some_and(|status| status.success() || status.signal() == Some(Signal::TERM.as_raw()));
-        if !is_orderly {
-            let how = ended.map_or_else(|| "not in time".to_owned(), |status| status.to_string());
-            let what = format!("{} was to end on SIGTERM: {how}", member.name);
+        if member.finish().await.is_none() {
+            let what = format!("{} did not end on SIGTERM in time", member.name);
             violations.push(Violation::of(Rule::Recovered, what));
         }
     }
@@ -190,33 +219,19 @@ async fn ledger(world: &World, kind: Kind) -> anyhow::Result<Ledger> {
 
 async fn gather(
     world: &World,
-    guarantee: Guarantee,
-    topic: &[OwnedMessage],
-    (refused, bound): (HashMap<Uuid, i64>, Bound),
-    ledger: Ledger,
+    plan: &Plan,
+    refused: HashMap<Uuid, i64>,
+    tried: &[Felt],
 ) -> anyhow::Result<History> {
-    let (topic, poison) = sorted(topic);
-    let (letters, poison_letters) = sorted(&dump(&bootstrap(), &world.dead_letters).await?);
-    Ok(History { guarantee, topic, poison, applied: ledger.applied, letters, poison_letters, refused, bound })
+    let topic = records(&world.topic).await?;
+    let letters = records(&world.dead_letters).await?;
+    let ledger = ledger(world, plan.sink).await?;
+    let unknown = cost::unknown(&topic, &ledger, world.last_move()?);
+    let written: Vec<i64> = letters.iter().map(|letter| letter.at_millis).collect();
+    let bound = cost::bound(plan, tried, &ledger, &written, unknown);
+    Ok(History { guarantee: plan.guarantee, topic, applied: ledger.applied, letters, refused, bound })
 }
 
-/// Records of the topic beyond the first of their event.
-fn doubled(topic: &[OwnedMessage]) -> usize {
-    let (events, others) = sorted(topic);
-    topic.len() - events.len() - others.len()
-}
-
-/// Payloads of events, and those of records that are none, by key.
-type Sorted = (HashMap<Event, Vec<u8>>, BTreeMap<Vec<u8>, Vec<u8>>);
-
-fn sorted(records: &[OwnedMessage]) -> Sorted {
-    let (mut events, mut others) = (HashMap::new(), BTreeMap::new());
-    for record in records {
-        let payload = record.payload().unwrap_or_default();
-        match serde_json::from_slice::<Told>(payload) {
-            Ok(told) => drop(events.insert((told.order_id, told.version), payload.to_vec())),
-            Err(_) => drop(others.insert(record.key().unwrap_or_default().to_vec(), payload.to_vec())),
-        }
-    }
-    (events, others)
+async fn records(topic: &str) -> anyhow::Result<Vec<Record>> {
+    Ok(dump(&bootstrap(), topic).await?.iter().map(Record::of).collect())
 }

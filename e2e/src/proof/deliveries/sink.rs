@@ -62,6 +62,9 @@ pub struct Sink {
 #[derive(Debug)]
 struct Inner {
     refused: HashMap<Uuid, i64>,
+    /// What it takes over each event, one after another.
+    drag: Duration,
+    turn: tokio::sync::Mutex<()>,
     state: Mutex<Books>,
 }
 
@@ -87,15 +90,16 @@ struct Told {
 }
 
 impl Sink {
-    /// Starts one that refuses these versions of these orders.
+    /// Starts one that refuses these versions of these orders, and takes so long over each event, one after another.
     ///
     /// # Errors
     /// When there is no port.
-    pub async fn start(refused: HashMap<Uuid, i64>) -> anyhow::Result<Self> {
+    pub async fn start(refused: HashMap<Uuid, i64>, drag: Duration) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         let url = format!("http://{}/events", listener.local_addr()?);
         let books = Books { mood: Mood::Fair, ledger: Ledger::default(), places: BTreeMap::new() };
-        let inner = Arc::new(Inner { refused, state: Mutex::new(books) });
+        let (turn, state) = (tokio::sync::Mutex::default(), Mutex::new(books));
+        let inner = Arc::new(Inner { refused, drag, turn, state });
         let routes = post(receive).put(claim);
         let router = Router::new().route("/events", routes).with_state(Arc::clone(&inner));
         let server = tokio::spawn(async move {
@@ -127,6 +131,14 @@ impl Inner {
     // Plain data: a panic elsewhere can't leave it half-written.
     fn books(&self) -> MutexGuard<'_, Books> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes its time over `events`. Who hangs up meanwhile makes room for the next.
+    async fn linger(&self, events: usize) {
+        if !self.drag.is_zero() {
+            let _turn = self.turn.lock().await;
+            tokio::time::sleep(self.drag.saturating_mul(u32::try_from(events).unwrap_or(u32::MAX))).await;
+        }
     }
 
     /// What it is asked to apply, or why it never will.
@@ -180,6 +192,7 @@ async fn receive(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Byte
         Ok(mood) => mood,
         Err(answer) => return answer,
     };
+    inner.linger(1).await;
     match inner.read(&body) {
         Ok(applied) => {
             let mut books = inner.books();
@@ -206,6 +219,7 @@ async fn apply_batch(inner: &Inner, headers: &HeaderMap, body: &[u8]) -> Respons
         Ok(mood) => mood,
         Err(answer) => return answer,
     };
+    inner.linger(events.len()).await;
     let read: Result<Vec<Applied>, StatusCode> = events
         .iter()
         .filter(|event| !event.id.is_empty())

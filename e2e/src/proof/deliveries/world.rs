@@ -2,18 +2,24 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::Signal;
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 use uuid::Uuid;
 
-use super::plan::{Guarantee, Kind, Plan};
+use super::plan::{Guarantee, Kind, Mood, Plan};
 use super::run::Settings;
 use super::sink::Sink;
+use super::told::assignments;
+use crate::kubectl::wait_for;
 use crate::proof::backends::{self, Postgres, bootstrap};
 use crate::proof::check::{Rule, Violation};
+use crate::proof::end::End;
 use crate::proof::proxy::{Chooser, Directory, Link, Proxy};
 use crate::proof::replica::{Replica, Start};
 
@@ -28,6 +34,11 @@ create table order_events (
 create table order_events_place (
     "group" text, topic text, partition int, next_offset bigint not null, epoch bigint not null,
     primary key ("group", topic, partition));"#;
+
+/// What a consumer says that gives up leaving its group, since its grace is over.
+const OVERDUE: &str = "failed to stop within";
+/// Longest that members may take to their first event: they start, join one after another, and a fault is not under way yet.
+const BEGIN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Everything a fault can touch.
 #[derive(Debug)]
@@ -52,12 +63,33 @@ pub struct World {
     pub group: String,
     /// The run's folder, for logs and evidence.
     pub folder: PathBuf,
-    /// How a member is started that joins for a while.
-    pub guest: Start,
-    guests: Mutex<Vec<Violation>>,
+    guest: Start,
+    /// Guests that came so far.
+    guests: AtomicUsize,
+    /// What was wrong with how guests ended.
+    seen_off: Mutex<Vec<Violation>>,
+    /// A fault of this run may hold calls up for longer than a member waits that is told to stop.
+    may_be_overdue: bool,
     directory: Directory,
     database: String,
     _proxies: Vec<Proxy>,
+}
+
+/// A member that comes for a while.
+#[derive(Debug)]
+pub struct Guest {
+    member: Replica,
+    log: PathBuf,
+}
+
+impl Guest {
+    /// Whether it has got a partition so far, by what it says.
+    ///
+    /// # Errors
+    /// When its log can't be read.
+    pub fn got_partitions(&self) -> anyhow::Result<bool> {
+        Ok(!assignments(&text(&self.log)?).is_empty())
+    }
 }
 
 impl World {
@@ -86,14 +118,14 @@ impl World {
         let ports: Vec<u16> = proxies.iter().map(|proxy| proxy.port).collect();
         names.iter().zip(&to_kafka).for_each(|(name, link)| settings.directory.enter(name, link.clone()));
 
-        let pool = tables(&postgres, &database, &refused).await?;
+        let pool = tables(&postgres, &database, &refused, plan.drag_of_row()).await?;
         let dead_letters = format!("{topic}.dlt");
         for (name, partitions) in [(&topic, plan.partitions), (&dead_letters, 1)] {
             // A run of the same seed may have left it.
             drop(backends::delete_topic(name).await);
             backends::create_topic(name, partitions).await?;
         }
-        let sink = Sink::start(refused).await?;
+        let sink = Sink::start(refused, Duration::from_millis(plan.drag)).await?;
         let group = format!("{GROUP}-{}", Uuid::new_v4().simple());
         let environment = environment(plan, &topic, &dead_letters, &group, &sink);
         let start = |name: String, port: u16| {
@@ -120,7 +152,9 @@ impl World {
             group,
             folder,
             guest,
-            guests: Mutex::default(),
+            guests: AtomicUsize::default(),
+            seen_off: Mutex::default(),
+            may_be_overdue: plan.faults.iter().any(|planned| planned.fault.holds_calls_up()),
             directory: settings.directory.clone(),
             database,
             _proxies: proxies,
@@ -132,30 +166,80 @@ impl World {
         for link in self.to_postgres.iter().chain(&self.to_kafka) {
             link.heal();
         }
-        self.sink.mood(super::plan::Mood::Fair);
+        self.sink.mood(Mood::Fair);
         for member in &self.members {
-            member.signal(rustix::process::Signal::CONT).await;
+            member.signal(Signal::CONT).await;
         }
     }
 
-    /// Keeps what was wrong with how a guest ended.
-    pub fn saw_off(&self, guest: &Replica) {
-        let mut violations = ends_of(guest);
+    /// Waits until an event is at the sink.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn until_under_way(&self) -> anyhow::Result<()> {
+        wait_for("the first event to be applied", BEGIN_DEADLINE, || async {
+            let is_in_table: bool =
+                sqlx::query_scalar("select exists (select from order_events)").fetch_one(&self.pool).await?;
+            Ok((is_in_table || !self.sink.ledger().applied.is_empty()).then_some(()))
+        })
+        .await
+    }
+
+    /// A member more, on wires that no fault touches.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub async fn invite(&self) -> anyhow::Result<Guest> {
+        let name = format!("guest-{}", self.guests.fetch_add(1, Ordering::Relaxed));
+        let log = self.folder.join(format!("{name}.log"));
+        let start = Start { name, log: log.clone(), ..self.guest.clone() };
+        Ok(Guest { member: Replica::start(start).await?, log })
+    }
+
+    /// Tells it to leave, and keeps what is wrong with how it does.
+    pub async fn see_off(&self, Guest { member, .. }: Guest) {
+        let ended = member.finish().await;
+        let mut violations = self.ends_of(&member);
         // Of a member, the wires may be broken just then; a guest's never are.
-        if guest.hung() > 0 {
-            violations.push(Violation::of(
-                Rule::Recovered,
-                format!("{} did not end on SIGTERM in time", guest.name),
-            ));
+        if ended.is_none() {
+            let what = format!("{} did not end on SIGTERM in time", member.name);
+            violations.push(Violation::of(Rule::Recovered, what));
         }
-        self.guests.lock().unwrap_or_else(PoisonError::into_inner).extend(violations);
+        self.seen_off.lock().unwrap_or_else(PoisonError::into_inner).extend(violations);
     }
 
     /// What was wrong with any end of a process so far, guests' included.
     #[must_use]
     pub fn ends(&self) -> Vec<Violation> {
-        let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.members.iter().flat_map(ends_of).chain(guests).collect()
+        let guests = self.seen_off.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.members.iter().flat_map(|member| self.ends_of(member)).chain(guests).collect()
+    }
+
+    /// What is wrong with how its processes ended: none does unasked, or panics.
+    fn ends_of(&self, member: &Replica) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        for end in member.ends().iter().filter(|end| !(self.may_be_overdue && is_overdue(end))) {
+            let unasked = end.unasked().map(|how| format!("{} ended unasked: {how}", member.name));
+            let panicked = end.panicked().map(|line| format!("{} panicked: {line}", member.name));
+            let what = unasked.into_iter().chain(panicked);
+            violations.extend(what.map(|what| Violation::of(Rule::Standing, what)));
+        }
+        violations
+    }
+
+    /// When a partition was last given to a member or a guest, in milliseconds since 1970, by what they say.
+    ///
+    /// # Errors
+    /// When a log can't be read.
+    pub fn last_move(&self) -> anyhow::Result<Option<i64>> {
+        let mut last: Option<i64> = None;
+        for entry in fs::read_dir(&self.folder)? {
+            let file = entry?.path();
+            if file.extension().is_some_and(|ending| ending == "log") {
+                last = last.max(assignments(&text(&file)?).into_iter().max());
+            }
+        }
+        Ok(last)
     }
 
     /// Removes database, topics and folder.
@@ -173,28 +257,43 @@ impl World {
     }
 }
 
-/// What is wrong with how its processes ended: none does unasked, or panics.
-fn ends_of(member: &Replica) -> Vec<Violation> {
-    let name = &member.name;
-    let mut violations = Vec::new();
-    for end in member.ends() {
-        let unasked = end.unasked().map(|how| format!("{name} ended unasked: {how}"));
-        let panicked = end.panicked().map(|line| format!("{name} panicked: {line}"));
-        violations
-            .extend(unasked.into_iter().chain(panicked).map(|what| Violation::of(Rule::Standing, what)));
-    }
-    violations
+/// It was told to stop, could not leave the group within its grace, and said so: what it had in hand is another's, and more can't
+/// be asked of it while nobody answers. What still ran in it then may have panicked for want of a runtime.
+fn is_overdue(end: &End) -> bool {
+    end.told == Some(Signal::TERM) && end.status.code() == Some(1) && end.log.contains(OVERDUE)
 }
 
-async fn tables(postgres: &Postgres, database: &str, refused: &HashMap<Uuid, i64>) -> anyhow::Result<PgPool> {
+fn text(log: &Path) -> anyhow::Result<String> {
+    let bytes = fs::read(log).with_context(|| format!("failed to read {}", log.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+async fn tables(
+    postgres: &Postgres,
+    database: &str,
+    refused: &HashMap<Uuid, i64>,
+    drag_millis: u64,
+) -> anyhow::Result<PgPool> {
     let pool = postgres.create(database).await?;
     pool.execute(TABLES).await?;
+    if drag_millis > 0 {
+        pool.execute(AssertSqlSafe(drag(drag_millis))).await?;
+    }
     for (order, version) in refused {
         let check =
             format!("alter table order_events add check (order_id <> '{order}' or version <> {version})");
         pool.execute(AssertSqlSafe(check)).await?;
     }
     Ok(pool)
+}
+
+/// Has the table take its time over each row.
+fn drag(millis: u64) -> String {
+    format!(
+        "create function drag() returns trigger language plpgsql as
+             'begin perform pg_sleep({millis} / 1000.0); return new; end';
+         create trigger drag before insert on order_events for each row execute function drag();"
+    )
 }
 
 fn environment(
