@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use e2e::proof::document;
+use e2e::proof::document::{self, Which};
 use e2e::proof::plan::{Plan, SWEEP, SWEEPS};
 use e2e::proof::points::POINTS;
 use e2e::proof::report::{Report, points_missed, refuses_most, summary};
@@ -50,6 +50,9 @@ struct Args {
     /// Runs nothing: keeps what the campaign of `--runs` from `--from` came to in this folder of documents, and shows it there.
     #[arg(long, conflicts_with_all = ["seed", "short"])]
     document: Option<PathBuf>,
+    /// With `--document`: the campaign of consumers.
+    #[arg(long, requires = "document")]
+    deliveries: bool,
     /// Print the plan of the seeds instead of running them.
     #[arg(long)]
     plan: bool,
@@ -79,7 +82,8 @@ async fn judge(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(docs) = &args.document {
-        document::write(docs, &args.out, args.from, usize::try_from(args.runs)?)?;
+        let which = if args.deliveries { Which::Deliveries } else { Which::OrderPath };
+        document::write(docs, &args.out, which, args.from, usize::try_from(args.runs)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let service = args.service.clone().unwrap_or_default();

@@ -18,3 +18,4 @@ pub mod record;
 pub mod check;
 pub mod cost;
 pub mod run;
+pub mod kept;

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::campaign::{Campaign, Caught, Run, Verdict, caught, load};
+use super::deliveries::kept;
 use super::points::POINTS;
 use super::report::{percent_bound, seconds};
 
@@ -15,18 +16,38 @@ use super::report::{percent_bound, seconds};
 const DOCUMENT: &str = "proof.md";
 /// The campaign's file, beside it.
 const CAMPAIGN: &str = "proof/campaign.json";
+/// The file of the campaign of consumers.
+const DELIVERIES: &str = "proof/deliveries.json";
 /// The planted bugs' file.
 const MUTANTS: &str = "proof/mutants.json";
 
-/// Keeps what the results in `out` say, in the folder `docs`, and shows it in the document. Where there are no results of one
-/// kind, what was kept of it stays.
+/// Which of the two campaigns is to be kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// That of the order path.
+    OrderPath,
+    /// That of consumers.
+    Deliveries,
+}
+
+/// Keeps what the results in `out` say, in the folder `docs`, and shows it in the document: the campaign of `runs` from `from` on,
+/// and what caught the planted bugs. Where there are no results of one kind, what was kept of it stays.
 ///
 /// # Errors
 /// When results can't be read or are not complete, or a file can't be written.
-pub fn write(docs: &Path, out: &Path, from: u64, runs: usize) -> anyhow::Result<()> {
+pub fn write(docs: &Path, out: &Path, which: Which, from: u64, runs: usize) -> anyhow::Result<()> {
     fs::create_dir_all(docs.join("proof"))?;
-    if let Some(results) = read(&out.join("results.jsonl"))? {
-        fs::write(docs.join(CAMPAIGN), Campaign::of(&results, from, runs)?.to_json()?)?;
+    match which {
+        Which::OrderPath => {
+            if let Some(results) = read(&out.join("results.jsonl"))? {
+                fs::write(docs.join(CAMPAIGN), Campaign::of(&results, from, runs)?.to_json()?)?;
+            }
+        }
+        Which::Deliveries => {
+            if let Some(results) = read(&out.join("deliveries.jsonl"))? {
+                fs::write(docs.join(DELIVERIES), kept::Campaign::of(&results, from, runs)?.to_json()?)?;
+            }
+        }
     }
     if let Some(results) = read(&out.join("mutants.jsonl"))? {
         let patches = docs.join("../e2e/mutants");
@@ -51,6 +72,9 @@ fn rendered(docs: &Path, text: &str) -> anyhow::Result<String> {
     let mut text = text.to_owned();
     if let Some(campaign) = load::<Campaign>(&docs.join(CAMPAIGN))? {
         text = with_part(&text, "campaign", &campaign_part(&campaign))?;
+    }
+    if let Some(deliveries) = load::<kept::Campaign>(&docs.join(DELIVERIES))? {
+        text = with_part(&text, "deliveries", &deliveries.in_words(DELIVERIES))?;
     }
     if let Some(mutants) = load::<Vec<Caught>>(&docs.join(MUTANTS))? {
         text = with_part(&text, "mutants", &mutants_part(&mutants))?;
@@ -197,7 +221,7 @@ mod tests {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
         let text = fs::read_to_string(docs.join(DOCUMENT)).unwrap();
         assert_eq!(rendered(&docs, &text).unwrap(), text, "run lab/proof document");
-        for part in ["campaign", "mutants"] {
+        for part in ["campaign", "deliveries", "mutants"] {
             assert!(with_part(&text, part, "").is_ok(), "the document has no place for its {part}");
         }
     }
