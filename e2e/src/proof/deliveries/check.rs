@@ -46,7 +46,7 @@ pub struct Bound {
     pub lost: usize,
     /// Events repeated, at least once.
     pub repeated: usize,
-    /// Letters repeated: they are written before anything else is, so under each guarantee a letter may come again.
+    /// Letters repeated: one is written before its record counts as done, so under each guarantee it may come again.
     pub letters: usize,
 }
 
