@@ -128,7 +128,7 @@ fn lack(args: &Args, reports: &[Report]) -> Option<String> {
         return Some(format!("only {counted} of {} runs had enough faults", args.runs));
     }
     if args.runs >= LARGE && refuses_most(reports) {
-        return Some("less than a third of the calls succeeded".to_owned());
+        return Some("less than half of the calls had a definite answer".to_owned());
     }
     let happened = |kind: &str| {
         reports.iter().flat_map(|report| &report.faults).any(|fault| fault.happened && fault.kind == kind)

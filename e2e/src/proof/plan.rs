@@ -39,6 +39,8 @@ const LONG_OUTAGE_EVERY: u64 = 100;
 const LONG_OUTAGE_AT: u64 = 500;
 /// What a relay may have in hand where a run does not say: the service's default.
 const IN_HAND: usize = 4000;
+/// Shards of an outbox (`order_service::store::outbox::SHARDS`): of each, a relay has one row in hand whatever it may.
+const SHARDS: usize = 16;
 /// The writer's mode in which orders that arrive together share a transaction.
 const COMBINING: &str = "combining";
 /// Of this many seeds, one fills the database's disk.
@@ -150,10 +152,11 @@ impl Plan {
         self.faults.iter().any(kills) || self.workload > fault::LONG_OUTAGE_MILLIS
     }
 
-    /// Most events that a relay may have in hand.
+    /// Most events that a relay may have in hand: one of each shard in any case.
     #[must_use]
     pub fn in_hand(&self) -> usize {
-        self.settings.get("RELAY_MAX_IN_FLIGHT").and_then(|most| most.parse().ok()).unwrap_or(IN_HAND)
+        let most = self.settings.get("RELAY_MAX_IN_FLIGHT").and_then(|most| most.parse().ok());
+        most.unwrap_or(IN_HAND).max(SHARDS)
     }
 
     /// Whether the run needs the PostgreSQL whose disk can be filled.
