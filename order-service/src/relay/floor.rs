@@ -18,7 +18,8 @@
 //! its floor, for rows of that order were left out; letting a parked order go returns the floors to zero.
 //!
 //! After a failover that lost transactions the sequence may stand lower: samples notice, and any failure of the database
-//! returns the floors to zero. As a net, a read from zero runs every minute.
+//! returns the floors to zero. A row that gets the id of one in hand is left out of reads with it; the delete that does not find the
+//! one in hand ([`super::acknowledge`]) returns them to zero, too. As a net, a read from zero runs every minute.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -218,10 +218,9 @@ impl InFlight {
     pub fn delivered(&mut self, id: i64) -> Option<Instant> {
         let held = self.rows.get_mut(&id).filter(|held| held.stage == Stage::Sent)?;
         held.stage = Stage::Acknowledged;
-        self.acknowledged
-            .push(Acknowledged { row: RowId { shard: held.shard, id }, order_id: held.order_id });
+        let (shard, order_id, recorded) = (held.shard, held.order_id, held.recorded);
+        self.acknowledged.push(Acknowledged { row: RowId { shard, id }, order_id });
         self.sent -= 1;
-        let (order_id, recorded) = (held.order_id, held.recorded);
         self.due.answered(&order_id);
         self.proceed(order_id);
         Some(recorded)
@@ -246,7 +245,7 @@ impl InFlight {
     pub fn tried(&mut self, row: RowId) {
         let Some(held) = self.rows.get_mut(&row.id) else { return };
         held.stage = Stage::Sent;
-        self.due.sent(&held.order_id, 0);
+        self.due.tried(&held.order_id);
         self.sent += 1;
     }
 

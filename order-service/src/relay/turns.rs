@@ -79,12 +79,17 @@ impl Turns {
         having.find_map(|partition| partition.orders.pop_front())
     }
 
-    /// A row of the order is with the producer.
+    /// A row of the order that was next is with the producer.
     pub(super) fn sent(&mut self, order_id: &Uuid, payload: usize) {
         let partition = self.of(order_id);
         partition.sent += 1;
         partition.room = partition.room.saturating_sub(payload + RECORD_OVERHEAD);
         partition.behind |= partition.room == 0;
+    }
+
+    /// A row of the order is with the producer again, out of turn.
+    pub(super) fn tried(&mut self, order_id: &Uuid) {
+        self.of(order_id).sent += 1;
     }
 
     /// The producer answered for the row of the order, one way or another.
@@ -183,6 +188,21 @@ mod tests {
         turns.push(of[2 * turn + 1]);
         turns.open();
         assert!(hand_over(&mut turns).is_empty(), "nobody waited");
+    }
+
+    #[test]
+    fn who_is_tried_out_of_turn_is_not_behind_and_holds_up_the_next_turn() {
+        let mut turns = Turns::among(3);
+        let of: Vec<Uuid> = orders(1).take(2).collect();
+        turns.push(of[0]);
+        hand_over(&mut turns);
+        turns.open();
+        turns.answered(&of[0]);
+        turns.tried(&of[0]);
+        assert!(!turns.is_behind());
+        turns.push(of[1]);
+        turns.open();
+        assert!(hand_over(&mut turns).is_empty(), "one is with the producer");
     }
 
     #[test]

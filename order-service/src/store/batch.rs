@@ -4,8 +4,9 @@
 //! begin ─▶ claim keys ─▶ lock products ─▶ lock coupons ─▶ allot (pure) ─▶ write everything ─▶ commit
 //! ```
 //!
-//! Locks are taken in the order in which everything here takes them: keys, an order's row, products, coupons, each by the
-//! bytes of their names. An order that is created here has a row that nobody else can see yet.
+//! Locks are taken in the order in which everything here takes them: an order's row, products, coupons, each by the bytes of their
+//! names. Keys are only tried before that, in the order of arrival, and nobody waits for one. An order that is created here has a row
+//! that nobody else can see yet.
 
 pub mod write;
 
