@@ -79,8 +79,8 @@ pub struct WriterConfig {
     /// there to compare with).
     #[arg(long, env = "WRITER_MODE", value_enum, default_value_t = WriterMode::Combining)]
     pub writer_mode: WriterMode,
-    /// Transactions at once, each on a connection of its own (WRITER_LANES, default 2: while one waits for its commit to
-    /// reach the disk, the other uses the processor; more make the batches smaller).
+    /// Transactions at once, each on a connection of its own (WRITER_LANES, default 2: a further one begins only with a full
+    /// batch, or when the one at work takes long, as with a product that somebody keeps locked).
     #[arg(long, env = "WRITER_LANES", default_value = "2")]
     pub writer_lanes: NonZeroU32,
     /// Most orders of one transaction (WRITER_BATCH, default 100: beyond it the commit's share of an order's cost no longer

@@ -182,7 +182,7 @@ impl Relay {
     ) -> Result<(), RelayError> {
         let State { in_flight, trial, .. } = state;
         acknowledge::acknowledge(publisher, in_flight, trial, &self.metrics)?;
-        publisher.check(in_flight)?;
+        publisher.check()?;
         self.take_answers(state)?;
         self.observe(state);
         self.keep_leases(state);

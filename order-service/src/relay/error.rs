@@ -60,9 +60,14 @@ pub enum RelayError {
     /// The producer failed for good.
     #[error("the producer failed for good: {0}")]
     Fatal(String),
-    /// Nothing was acknowledged for long.
-    #[error("failed to get an acknowledgement for {0:?}")]
-    Stalled(Duration),
+    /// The broker answered for nothing of a partition for long.
+    #[error("failed to get an acknowledgement from partition {partition} for {waited:?}")]
+    Stalled {
+        /// The partition.
+        partition: i32,
+        /// How long events waited there.
+        waited: Duration,
+    },
 }
 
 impl RelayError {
@@ -79,7 +84,7 @@ impl RelayError {
             Self::BatchTooLarge => "batch-too-large",
             Self::Unconfirmed { .. } => "unconfirmed",
             Self::Fatal(_) => "producer-fatal",
-            Self::Stalled(_) => "stalled",
+            Self::Stalled { .. } => "stalled",
         }
     }
 }

@@ -17,9 +17,10 @@
 //! all floors return to zero. So, always, every row below the floor is in hand. A shard of which an order is crowded keeps
 //! its floor, for rows of that order were left out; letting a parked order go returns the floors to zero.
 //!
-//! After a failover that lost transactions the sequence may stand lower: samples notice, and any failure of the database
-//! returns the floors to zero. A row that gets the id of one in hand is left out of reads with it; the delete that does not find the
-//! one in hand ([`super::acknowledge`]) returns them to zero, too. As a net, a read from zero runs every minute.
+//! A failover that lost transactions breaks that proof: ids are given out again. Any failure of the database returns the floors to zero,
+//! and so does a sample with a lower sequence. A row that gets the id of another order's in hand is left out of reads with it, and an
+//! event of its order that came later may pass it; the delete that does not find the one in hand ([`super::acknowledge`]) returns the
+//! floors to zero, too. As a net, a read from zero runs every minute.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};

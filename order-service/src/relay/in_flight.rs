@@ -148,6 +148,11 @@ impl InFlight {
         self.crowded.iter().filter_map(|order_id| Some(self.orders.get(order_id)?.shard)).collect()
     }
 
+    /// What a read finds that began before now is out of date.
+    pub fn outdate_reads(&mut self) {
+        self.generation += 1;
+    }
+
     /// Rises whenever rows that are still in the outbox are let go.
     #[must_use]
     pub fn generation(&self) -> u64 {

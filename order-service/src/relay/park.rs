@@ -119,6 +119,7 @@ pub(super) async fn step(
                     return Ok(());
                 }
                 if !found.is_empty() {
+                    trial.tried();
                     let handed_over = publisher.retry(found, partitions, in_flight, trial);
                     // The rest of them is refused still, and must be in a group to be tried ever again.
                     return handed_over.inspect_err(|_| trial.again(rows));

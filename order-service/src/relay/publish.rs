@@ -67,12 +67,18 @@ struct Reports {
 #[derive(Debug)]
 struct Inner {
     deliveries: Vec<Delivery>,
-    /// Rows of each partition that were sent and not reported.
-    outstanding: HashMap<i32, usize>,
+    outstanding: HashMap<i32, Outstanding>,
     /// There is a backlog.
     behind: bool,
     fatal: Option<String>,
-    last_progress: Instant,
+}
+
+/// What was sent to a partition and not reported.
+#[derive(Debug)]
+struct Outstanding {
+    rows: usize,
+    /// When the broker last answered for one of them, or the first of them was sent.
+    since: Instant,
 }
 
 /// The next smaller size of a batch, for a topic that refuses larger ones.
@@ -132,7 +138,6 @@ impl Publisher {
                 outstanding: HashMap::new(),
                 behind: false,
                 fatal: None,
-                last_progress: Instant::now(),
             }),
             arrived,
             unreachable: AtomicBool::new(false),
@@ -175,7 +180,7 @@ impl Publisher {
         in_flight: &mut InFlight,
         trial: &mut Trial,
     ) -> Result<Sent, RelayError> {
-        self.reports.begin(in_flight);
+        self.reports.lock().behind = in_flight.is_behind();
         for _ in 0..AT_A_TIME {
             let Some(row) = in_flight.next_due() else { return Ok(Sent::All) };
             let id = row.row.id;
@@ -211,7 +216,6 @@ impl Publisher {
         in_flight: &mut InFlight,
         trial: &mut Trial,
     ) -> Result<(), RelayError> {
-        self.reports.lock().last_progress = Instant::now();
         for row in rows {
             let row_id = row.row;
             match self.send(row, partitions) {
@@ -257,17 +261,18 @@ impl Publisher {
     /// Whether the producer can go on.
     ///
     /// # Errors
-    /// [`RelayError::Fatal`], or [`RelayError::Stalled`] when rows wait for the broker and nothing was acknowledged for
-    /// long.
-    pub fn check(&self, in_flight: &InFlight) -> Result<(), RelayError> {
+    /// [`RelayError::Fatal`], or [`RelayError::Stalled`] when rows of a partition wait for the broker and it answered for none of them
+    /// for long: a client that is deaf to one broker must not go unnoticed because others answer.
+    pub fn check(&self) -> Result<(), RelayError> {
         let inner = self.reports.lock();
         if let Some(reason) = &inner.fatal {
             return Err(RelayError::Fatal(reason.clone()));
         }
-        if in_flight.awaits_broker() && inner.last_progress.elapsed() > self.stall {
-            return Err(RelayError::Stalled(self.stall));
+        let mut waiting = inner.outstanding.iter().filter(|(_, outstanding)| outstanding.rows > 0);
+        match waiting.find(|(_, outstanding)| outstanding.since.elapsed() > self.stall) {
+            Some((partition, _)) => Err(RelayError::Stalled { partition: *partition, waited: self.stall }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The producer, for its metadata.
@@ -298,17 +303,8 @@ impl Reports {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rows are about to be handed over.
-    fn begin(&self, in_flight: &InFlight) {
-        let mut inner = self.lock();
-        inner.behind = in_flight.is_behind();
-        if !in_flight.awaits_broker() {
-            inner.last_progress = Instant::now();
-        }
-    }
-
     fn sent(&self, partition: i32) {
-        *self.lock().outstanding.entry(partition).or_default() += 1;
+        self.lock().sent(partition);
     }
 
     fn not_sent(&self, partition: i32) {
@@ -317,11 +313,21 @@ impl Reports {
 }
 
 impl Inner {
+    fn sent(&mut self, partition: i32) {
+        let now = Instant::now();
+        let outstanding = self.outstanding.entry(partition).or_insert(Outstanding { rows: 0, since: now });
+        if outstanding.rows == 0 {
+            outstanding.since = now;
+        }
+        outstanding.rows += 1;
+    }
+
     /// One row less is outstanding. True when it was the partition's last.
     fn answered(&mut self, partition: i32) -> bool {
         let Some(outstanding) = self.outstanding.get_mut(&partition) else { return true };
-        *outstanding = outstanding.saturating_sub(1);
-        *outstanding == 0
+        outstanding.rows = outstanding.rows.saturating_sub(1);
+        outstanding.since = Instant::now();
+        outstanding.rows == 0
     }
 }
 
@@ -372,9 +378,6 @@ impl ProducerContext for ReportTo {
         }
         let mut inner = reports.lock();
         let first = inner.deliveries.is_empty();
-        if first {
-            inner.last_progress = Instant::now();
-        }
         inner.deliveries.push(Delivery { id, outcome });
         // They come in runs. What waits for them is the partition's next turn, or, behind a backlog, room for more rows: that
         // looks a little later, and takes all that have come by then.

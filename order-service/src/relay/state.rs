@@ -75,6 +75,9 @@ impl State {
         self.floors.reset();
         let shards = self.in_flight.shards();
         self.in_flight.drop_shards(&shards);
+        self.in_flight.outdate_reads();
+        // Whoever was to be tried is no longer in hand.
+        self.trial = Trial::default();
         self.caught_up = false;
         self.pace.failed(Instant::now());
     }

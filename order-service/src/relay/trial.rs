@@ -19,6 +19,8 @@ pub struct Trial {
     reason: Option<KafkaError>,
     /// A refusal was for size.
     oversized: bool,
+    /// A row was still there to be tried.
+    tried: bool,
     parked: bool,
     on: bool,
 }
@@ -91,12 +93,17 @@ impl Trial {
             }
         }
         let Some(group) = self.groups.pop() else {
-            let batches_too_large = self.oversized && !self.parked;
+            let batches_too_large = self.oversized && self.tried && !self.parked;
             *self = Self::default();
             return Next::Over { batches_too_large };
         };
         self.alone = if let [row] = group.as_slice() { Some(*row) } else { None };
         Next::Try(group)
+    }
+
+    /// Rows of the group were handed over. Others may have been let go meanwhile, as with their shard.
+    pub fn tried(&mut self) {
+        self.tried = true;
     }
 
     /// The step could not be taken: it is to be tried again.
@@ -132,6 +139,7 @@ mod tests {
         let (mut trial, mut taken, mut parked) = (Trial::default(), BTreeSet::new(), BTreeSet::new());
         suspects.iter().for_each(|row| trial.refuse(*row, too_large()));
         loop {
+            trial.tried();
             match trial.advance() {
                 Next::Park(row, _) => assert!(parked.insert(row.id)),
                 Next::Try(group) if group.len() > limit || group.iter().any(|row| bad.contains(&row.id)) => {
@@ -171,6 +179,14 @@ mod tests {
             matches!(trial.advance(), Next::Park(row, reason) if row.id == 1 && reason.contains("large"))
         );
         assert!(matches!(trial.advance(), Next::Over { batches_too_large: false }) && !trial.is_on());
+    }
+
+    #[test]
+    fn batches_are_not_too_large_for_rows_that_nobody_tried() {
+        let mut trial = Trial::default();
+        trial.refuse(rows([1])[0], too_large());
+        assert!(matches!(trial.advance(), Next::Try(_)), "its shard is led by another by now");
+        assert!(matches!(trial.advance(), Next::Over { batches_too_large: false }));
     }
 
     #[test]

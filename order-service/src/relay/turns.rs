@@ -1,9 +1,9 @@
 //! Whose turn it is: orders with a row to send, by the partition that their events go to. Pure.
 //!
-//! Of a partition the producer gets about a request's worth, and no more before it has answered for all of that. It would keep
-//! what it gets beyond that to itself anyway, since an idempotent librdkafka has one request under way for each partition
-//! (`RD_KAFKA_IDEMP_MAX_INFLIGHT - inflight` in `rd_kafka_toppar_producer_serve`, of 2.12, counts messages), but with a
-//! busy thread: as long as something waits for longer than `linger.ms`, it asks again and again whether it may go.
+//! Of a partition the producer gets about a request's worth, and no more before it has answered for it, but for a few. It would keep
+//! what it gets beyond that to itself anyway, since an idempotent librdkafka sends a further request only while fewer than five
+//! messages are under way (`RD_KAFKA_IDEMP_MAX_INFLIGHT - inflight` in `rd_kafka_toppar_producer_serve`, of 2.12, counts messages, not
+//! requests), but with a busy thread: as long as something waits for longer than `linger.ms`, it asks again and again whether it may go.
 //!
 //! Behind a backlog it is the other way round. There the next request is worth being made ready while one is under way, and a turn
 //! that was used up is followed by the next one at once, until nobody waits.
@@ -18,6 +18,9 @@ use sqlx::types::Uuid;
 ///
 /// [`BATCH_BYTES`]: super::publish::BATCH_BYTES
 const TURN_BYTES: usize = 900_000;
+/// Rows without an answer below which the next ones need not wait: librdkafka sends them at once (its `RD_KAFKA_IDEMP_MAX_INFLIGHT`).
+/// Where orders come one by one, none waits for the answer to the one before.
+const SENT_AT_ONCE: usize = 5;
 /// What a record has beyond its payload at most: key, headers, and what frames them.
 const RECORD_OVERHEAD: usize = 400;
 
@@ -65,11 +68,11 @@ impl Turns {
         partition.orders.push_front(order_id);
     }
 
-    /// A turn begins in each partition of which nothing is sent, or which is behind, and ends in every other.
+    /// A turn begins in each partition of which next to nothing is sent, or which is behind, and ends in every other.
     pub(super) fn open(&mut self) {
         for partition in &mut self.partitions {
             partition.behind &= !partition.orders.is_empty();
-            partition.room = if partition.sent == 0 || partition.behind { TURN_BYTES } else { 0 };
+            partition.room = if partition.sent < SENT_AT_ONCE || partition.behind { TURN_BYTES } else { 0 };
         }
     }
 
@@ -144,30 +147,30 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_has_its_next_turn_once_the_producer_has_answered_for_all_of_the_last() {
+    fn a_partition_has_its_next_turn_once_the_producer_has_answered_for_all_but_a_few_of_the_last() {
         let mut turns = Turns::among(3);
-        let of: Vec<Uuid> = orders(1).take(3).collect();
-        turns.push(of[0]);
-        turns.push(of[1]);
-        assert_eq!(hand_over(&mut turns), of[..2]);
-        turns.push(of[2]);
+        let of: Vec<Uuid> = orders(1).take(SENT_AT_ONCE + 2).collect();
+        let (first, last) = of.split_at(SENT_AT_ONCE + 1);
+        first.iter().for_each(|order| turns.push(*order));
+        assert_eq!(hand_over(&mut turns), first);
+        turns.push(last[0]);
         turns.open();
-        assert!(hand_over(&mut turns).is_empty(), "two are with the producer");
-        turns.answered(&of[0]);
+        assert!(hand_over(&mut turns).is_empty(), "too many are with the producer");
+        turns.answered(&first[0]);
         turns.open();
-        assert!(hand_over(&mut turns).is_empty(), "one is");
-        turns.answered(&of[1]);
+        assert!(hand_over(&mut turns).is_empty(), "one too many is");
+        turns.answered(&first[1]);
         turns.open();
-        assert_eq!(hand_over(&mut turns), of[2..]);
+        assert_eq!(hand_over(&mut turns), last);
     }
 
     #[test]
     fn a_partition_without_answers_holds_up_no_other() {
         let mut turns = Turns::among(3);
-        let (stuck, free) = (orders(0).next().unwrap(), orders(2).next().unwrap());
-        turns.push(stuck);
+        let (stuck, free) = (orders(0).take(2 * SENT_AT_ONCE), orders(2).next().unwrap());
+        stuck.for_each(|order| turns.push(order));
         hand_over(&mut turns);
-        turns.push(stuck);
+        turns.push(orders(0).next().unwrap());
         turns.push(free);
         turns.open();
         assert_eq!(hand_over(&mut turns), [free]);
@@ -193,16 +196,16 @@ mod tests {
     #[test]
     fn who_is_tried_out_of_turn_is_not_behind_and_holds_up_the_next_turn() {
         let mut turns = Turns::among(3);
-        let of: Vec<Uuid> = orders(1).take(2).collect();
-        turns.push(of[0]);
+        let of: Vec<Uuid> = orders(1).take(SENT_AT_ONCE + 1).collect();
+        of[..SENT_AT_ONCE].iter().for_each(|order| turns.push(*order));
         hand_over(&mut turns);
         turns.open();
         turns.answered(&of[0]);
         turns.tried(&of[0]);
         assert!(!turns.is_behind());
-        turns.push(of[1]);
+        turns.push(of[SENT_AT_ONCE]);
         turns.open();
-        assert!(hand_over(&mut turns).is_empty(), "one is with the producer");
+        assert!(hand_over(&mut turns).is_empty(), "as many as may be are with the producer");
     }
 
     #[test]

@@ -118,23 +118,31 @@ async fn is_alive(connection: &mut PgConnection, patience: Duration) -> bool {
 /// # Errors
 /// When the connection breaks, and when the server takes no writes: then as if it were away.
 pub async fn prepare(connection: &mut PgConnection) -> sqlx::Result<()> {
-    let read_only = sqlx::query_scalar("select current_setting('transaction_read_only') = 'on'");
-    if read_only.fetch_one(&mut *connection).await? {
-        return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, READ_ONLY)));
-    }
+    takes_writes(connection).await?;
     if connection.server_version_num().is_some_and(|version| version >= TRANSACTION_TIMEOUT_SINCE) {
         sqlx::query(TRANSACTION_TIMEOUT).execute(connection).await?;
     }
     Ok(())
 }
 
-/// Whether the database answers at all.
+async fn takes_writes(connection: &mut PgConnection) -> sqlx::Result<()> {
+    let read_only = sqlx::query_scalar("select current_setting('transaction_read_only') = 'on'");
+    if read_only.fetch_one(connection).await? {
+        return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, READ_ONLY)));
+    }
+    Ok(())
+}
+
+/// Whether the database answers, and takes writes.
 ///
 /// # Errors
 /// When it does not.
 pub async fn ping(pool: &PgPool) -> Result<(), DatabaseError> {
-    sqlx::query("select 1").execute(pool).await.map_err(DatabaseError::during("ask for a sign of life"))?;
-    Ok(())
+    let answer = async {
+        let mut connection = pool.acquire().await?;
+        takes_writes(&mut connection).await
+    };
+    answer.await.map_err(DatabaseError::during("ask for a sign of life"))
 }
 
 /// Brings the schema up to date, waiting for the database as long as it takes. Replicas that start together take

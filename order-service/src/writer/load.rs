@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 /// Weight of the latest batch in the mean: a database that turned slow, or fast again, is known after a handful.
 const LATEST_WEIGHT: f64 = 0.2;
 
@@ -16,6 +18,8 @@ pub struct Load {
     round_orders: f64,
     mean_batch_nanos: AtomicU64,
     busy: Mutex<Busy>,
+    /// Told whenever a batch ends.
+    ended: Notify,
 }
 
 /// Time that lanes spent at work: the number of lanes at work, summed over time.
@@ -45,6 +49,7 @@ impl Load {
             round_orders: f64::from(lanes.get()) * f64::from(batch.get()),
             mean_batch_nanos: AtomicU64::new(0),
             busy: Mutex::new(busy),
+            ended: Notify::new(),
         }
     }
 
@@ -53,6 +58,17 @@ impl Load {
         let began = Instant::now();
         self.change(began, |busy| busy.running += 1);
         Running { load: self, began }
+    }
+
+    /// Waits until no lane is at work.
+    pub async fn idle(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.change(Instant::now(), |busy| busy.running) == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// How long an order would wait behind `waiting` others: at the rate at which full batches would complete, each taking
@@ -106,6 +122,7 @@ impl Load {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.load.end(self.began);
+        self.load.ended.notify_waiters();
     }
 }
 
@@ -139,6 +156,19 @@ mod tests {
             drop(load.begin());
         }
         assert!(load.expected_wait(200) < Duration::from_millis(10), "{:?}", load.expected_wait(200));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_idle_lanes_waits_for_the_last_of_them() {
+        let load = load();
+        load.idle().await;
+        let (first, last) = (load.begin(), load.begin());
+        let mut idle = std::pin::pin!(load.idle());
+        assert!(futures::poll!(&mut idle).is_pending());
+        drop(first);
+        assert!(futures::poll!(&mut idle).is_pending(), "one is at work still");
+        drop(last);
+        idle.await;
     }
 
     #[test]

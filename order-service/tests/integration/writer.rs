@@ -113,6 +113,30 @@ async fn a_product_that_somebody_keeps_locked_fails_its_own_orders_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_waits_for_a_lock_holds_up_no_other_order() {
+    bench(None, async |bench| {
+        let shop = bench.start("a").await;
+        shop.load(&[("p1", 100, 10), ("p2", 100, 20)], &[]).await;
+        let mut holder = bench.pool.begin().await.unwrap();
+        sqlx::query("select from products where product_id = 'p1' for update")
+            .execute(&mut *holder)
+            .await
+            .unwrap();
+        let blocked = shop.order("p1", 1, None);
+        let others = async {
+            bench.until_someone_waits_for_a_lock().await;
+            let answer = shop.order("p2", 1, None).await;
+            assert_eq!(answer.status(), StatusCode::CREATED);
+            holder.rollback().await.unwrap();
+        };
+        let (blocked, ()) = tokio::join!(blocked, others);
+        assert_eq!(blocked.status(), StatusCode::CREATED, "the lock was let go after the other's answer");
+        shop.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_coupon_that_somebody_keeps_locked_fails_its_own_orders_alone() {
     let locked = "select from coupons where code = 'TEN' for update";
     locked_fails_its_own_orders_alone(locked, Some("TEN")).await;
