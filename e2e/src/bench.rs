@@ -21,4 +21,5 @@ pub mod results;
 pub mod receiver;
 pub mod runs;
 pub mod plot;
+pub mod goals;
 pub mod render;

@@ -25,7 +25,7 @@ const POSTGRES_SETTINGS: [&str; 9] = [
 const PROBE_FILE: &str = "/var/lib/pg/fsync.probe";
 
 /// The machine and what runs on it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Environment {
     /// When the measuring began, UTC.
     pub taken_at: String,

@@ -10,6 +10,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::environment::Environment;
+use super::goals::Goal;
 use super::plot::{self, Series, Words};
 use super::results::{Drain, Headline, Level, LongRun, Overload, Part, Results, Spread, Step};
 use super::samples::{Figures, Latency};
@@ -51,6 +52,7 @@ const LEVELS: [(Level, &str, &str); 2] = [
 
 fn sections(results: &Results, folder: &str) -> String {
     let mut out = String::new();
+    goals(&mut out, results);
     if let Some(part) = &results.headline {
         headline(&mut out, part);
     }
@@ -80,6 +82,14 @@ fn sections(results: &Results, folder: &str) -> String {
     out
 }
 
+fn goals(out: &mut String, results: &Results) {
+    line(out, "\n### What it is held against\n");
+    table(out, &["wanted", "found", ""]);
+    for Goal { wanted, found, met } in super::goals::goals(results) {
+        row(out, &[wanted, found, if met { "met" } else { "**not met**" }.to_owned()]);
+    }
+}
+
 /// Writing to a String does not fail.
 fn line(out: &mut String, words: &str) {
     let _ = writeln!(out, "{words}");
@@ -100,6 +110,12 @@ fn heading<T>(out: &mut String, words: &str, part: &Part<T>) {
     let Environment { postgres, postgres_settings, kafka, rustc, syncs_per_second, .. } = &part.environment;
     if part.quick {
         line(out, "**A smoke run: these figures say only that the benchmark runs.**\n");
+    }
+    if commit.ends_with("-dirty") {
+        line(
+            out,
+            "**Files differed from the commit named: what exactly was measured can't be had again.**\n",
+        );
     }
     let Part { seconds, repetitions, .. } = part;
     line(

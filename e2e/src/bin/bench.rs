@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
 use e2e::bench::backends::Backends;
-use e2e::bench::render;
 use e2e::bench::results::Results;
 use e2e::bench::runs::{Plan, consumers, drain, headline, ladder, latency, overload};
+use e2e::bench::{goals, render};
 
 /// Load before each measured window: connections, plans and caches are warm after it.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -37,6 +37,8 @@ enum Part {
     All,
     /// Nothing is measured; the document is written anew from the results.
     Render,
+    /// Nothing is measured; says which goals the results meet, and fails unless it is all of them.
+    Check,
 }
 
 #[derive(Parser)]
@@ -118,12 +120,25 @@ impl Args {
     }
 }
 
+/// Prints each goal with what was found.
+fn check(results: &Results) -> anyhow::Result<()> {
+    let goals = goals::goals(results);
+    for goal in &goals {
+        println!("{} {}: {}", if goal.met { "met    " } else { "NOT MET" }, goal.wanted, goal.found);
+    }
+    ensure!(goals.iter().all(|goal| goal.met), "not every goal is met");
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let mut results = Results::load(&args.results)?;
     if args.parts == [Part::Render] {
         return args.keep(&results);
+    }
+    if args.parts == [Part::Check] {
+        return check(&results);
     }
     let plan = args.plan()?;
     plan.backends.sweep().await?;
