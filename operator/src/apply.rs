@@ -29,6 +29,15 @@ pub struct Applied {
 }
 
 impl Applied {
+    /// Takes in how Kafka showed a topic after a change of it. If it did not, what was seen after a change before is out of date.
+    fn saw(&mut self, part: Part, seen: Option<ObservedTopic>) {
+        match (part, seen) {
+            (Part::Topic(name), Some(topic)) => drop(self.seen.insert(name, topic)),
+            (Part::Topic(name), None) => drop(self.seen.remove(&name)),
+            (Part::OrderService | Part::Group(_), _) => {}
+        }
+    }
+
     /// The topics after the changes, by what Kafka showed while they were made; `None` where that does not tell.
     #[must_use]
     pub fn topics_after(&self, before: &KafkaView) -> Option<BTreeMap<String, ObservedTopic>> {
@@ -112,9 +121,7 @@ pub async fn apply(
         match make(client, kafka, pipeline, observed, change).await {
             Ok(seen) => {
                 applied.done.push(change.clone());
-                if let (Part::Topic(name), Some(topic)) = (part, seen) {
-                    applied.seen.insert(name, topic);
-                }
+                applied.saw(part, seen);
             }
             Err(error) => {
                 if let Change::CreateTopic { topic, .. } = change {
@@ -344,7 +351,11 @@ mod tests {
         assert_eq!(after, Some(BTreeMap::from([shown("a"), shown("old")])));
         applied.done.push(create("b"));
         assert_eq!(applied.topics_after(&before), None, "b was not shown");
-        applied.seen.extend([shown("b")]);
+        applied.saw(Part::Topic("b".into()), Some(shown("b").1));
+        assert!(applied.topics_after(&before).is_some());
+        applied.saw(Part::Topic("a".into()), None);
+        assert_eq!(applied.topics_after(&before), None, "a was changed again since it was shown");
+        applied.saw(Part::Topic("a".into()), Some(shown("a").1));
         let part = Part::Topic("c".into());
         applied.setbacks.push(Setback { part, severity: Severity::Permanent, message: String::new() });
         assert_eq!(applied.topics_after(&before), None, "c may be there without us");
