@@ -189,7 +189,7 @@ fn the_order_service_is_told_whom_to_wait_for_when_the_topic_grows() {
     let told = |policy: &str, name: &str| {
         let pipeline = pipeline_with(&format!(
             "topic: {{growthPolicy: {policy}}}, orderService: {{database: {{secretRef: {{name: db}}}}}}, \
-             consumerGroups: [{{name: a, {GROUP}}}, {{name: b, {GROUP}}}]"
+             consumerGroups: [{{name: b, {GROUP}}}, {{name: a, {GROUP}}}]"
         ));
         let mut observed = nothing(&pipeline);
         observed.secrets.extend(fixtures::secrets(&pipeline));

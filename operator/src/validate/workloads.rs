@@ -1,5 +1,7 @@
 //! The Deployments a pipeline is to have, with the environment its programs read.
 
+use std::collections::BTreeSet;
+
 use kube::ResourceExt;
 use runtime::kafka::env as kafka_env;
 
@@ -78,9 +80,10 @@ pub(super) fn service_env(pipeline: &OrderPipeline, service: &OrderServiceSpec) 
     env
 }
 
+/// In the order of their names: that of the spec means nothing, and a change of it is no reason to restart pods.
 fn group_names(pipeline: &OrderPipeline) -> String {
-    let names: Vec<&str> = pipeline.spec.consumer_groups.iter().map(|group| group.name.as_str()).collect();
-    names.join(",")
+    let names = pipeline.spec.consumer_groups.iter().map(|group| group.name.as_str());
+    names.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(",")
 }
 
 /// A topic that somebody else grew is gone over to in order, where the operator itself would not grow it.
