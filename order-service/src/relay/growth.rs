@@ -31,21 +31,14 @@
 //! old count.
 
 pub(super) mod fence;
-mod groups;
+mod clients;
+mod driver;
 mod member;
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::error::KafkaError;
-use runtime::kafka::KafkaConnection;
-use sqlx::PgPool;
-
-use super::error::RelayError;
-use crate::config::{PartitionGrowth, RelayConfig};
-use fence::Standing;
-use groups::Groups;
+pub(super) use driver::Driver;
 
 /// Time from one look at the topic to the next: growth is a rare event, and nobody waits for it.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -55,8 +48,6 @@ const FENCED_LOOK_EVERY: Duration = Duration::from_millis(50);
 const RETRY_MIN: Duration = Duration::from_secs(10);
 /// Longest such pause: each attempt holds events up for a while.
 const RETRY_MAX: Duration = Duration::from_secs(300);
-/// Records that a group may have to read when the fence goes up: a consumer reads them in a second or two.
-const NEAR: i64 = 2_000;
 
 /// By which count keys are mapped, as the database has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,115 +144,6 @@ pub enum Step {
     Broken,
     /// The count is switched to this.
     Switched(i32),
-}
-
-/// What the driver needs for one look.
-pub(super) struct Asked {
-    pub(super) pool: PgPool,
-    pub(super) kafka: KafkaConnection,
-    pub(super) config: Arc<RelayConfig>,
-    pub(super) mapping: Mapping,
-}
-
-/// The clients of whoever drives the growth, kept from one look to the next.
-#[derive(Default)]
-pub(super) struct Driver(Option<Arc<Groups>>);
-
-impl fmt::Debug for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Driver").finish_non_exhaustive()
-    }
-}
-
-impl Driver {
-    /// One look, and what it leads to. The driver comes back; after a failure without its clients.
-    pub(super) async fn step(mut self, asked: Asked) -> (Self, Result<Step, RelayError>) {
-        let step = self.look(&asked).await;
-        if step.is_err() {
-            self.0 = None;
-        }
-        (self, step)
-    }
-
-    async fn look(&mut self, asked: &Asked) -> Result<Step, RelayError> {
-        let Asked { pool, config, mapping, .. } = asked;
-        match mapping.growing_to {
-            Some(to) => self.look_behind_fence(asked, to).await,
-            None => {
-                let (groups, topic) = (self.groups(asked)?, config.topic.clone());
-                let actual = blocking(move || groups.partitions(&topic)).await?;
-                let Some(to) = actual.filter(|actual| *actual > mapping.partitions) else {
-                    return Ok(Step::Even);
-                };
-                if config.partition_growth == PartitionGrowth::Immediate {
-                    let switched = fence::switch_at_once(pool, &config.topic, mapping.epoch, to).await?;
-                    return Ok(if switched { Step::Switched(to) } else { Step::Stale });
-                }
-                self.try_to_fence(asked, to).await
-            }
-        }
-    }
-
-    async fn try_to_fence(&mut self, asked: &Asked, to: i32) -> Result<Step, RelayError> {
-        let Asked { pool, config, mapping, .. } = asked;
-        if config.consumer_groups.is_none() {
-            return Ok(Step::Waits(Obstacle::GroupsUnknown));
-        }
-        if let Some(obstacle) = fence::obstacle(pool).await? {
-            return Ok(Step::Waits(obstacle));
-        }
-        if let Some(obstacle) = self.obstacle(asked, to, NEAR).await? {
-            return Ok(Step::Waits(obstacle));
-        }
-        let within = config.growth_drain_timeout;
-        let up = fence::put_up(pool, &config.topic, mapping.epoch, to, within).await?;
-        Ok(if up { Step::PutUp(to) } else { Step::Stale })
-    }
-
-    async fn look_behind_fence(&mut self, asked: &Asked, to: i32) -> Result<Step, RelayError> {
-        let Asked { pool, config, mapping, .. } = asked;
-        let (topic, epoch) = (&config.topic, mapping.epoch);
-        match fence::standing(pool, topic, epoch).await? {
-            Standing::Gone => return Ok(Step::Stale),
-            Standing::Awaits(missing) => return Ok(Step::Fenced(Obstacle::InFlight(missing))),
-            Standing::Broken => {
-                fence::take_down(pool, topic, epoch, "a shard has changed hands, or has no leader").await?;
-                return Ok(Step::Broken);
-            }
-            Standing::Acknowledged => {}
-        }
-        // Only now: what was acknowledged is below the ends that are looked up from here on.
-        if let Some(obstacle) = self.obstacle(asked, to, 0).await? {
-            return Ok(Step::Fenced(obstacle));
-        }
-        let switched = fence::switch(pool, topic, epoch).await?;
-        Ok(if switched { Step::Switched(to) } else { Step::Stale })
-    }
-
-    async fn obstacle(&mut self, asked: &Asked, to: i32, bound: i64) -> Result<Option<Obstacle>, RelayError> {
-        let Asked { config, mapping, .. } = asked;
-        let (groups, topic, counts) = (self.groups(asked)?, config.topic.clone(), (mapping.partitions, to));
-        blocking(move || groups.obstacle(&topic, counts, bound)).await
-    }
-
-    fn groups(&mut self, Asked { kafka, config, .. }: &Asked) -> Result<Arc<Groups>, RelayError> {
-        if let Some(groups) = &self.0 {
-            return Ok(groups.clone());
-        }
-        let names = config.consumer_groups.iter().flat_map(|groups| groups.0.clone()).collect::<Vec<_>>();
-        let groups = Groups::new(kafka, &config.pod_name, &names).map_err(RelayError::Growth)?;
-        Ok(self.0.insert(Arc::new(groups)).clone())
-    }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
-) -> Result<T, RelayError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(RelayError::Growth),
-        // The closure does not panic; it may be cancelled with the runtime.
-        Err(_) => Err(RelayError::Growth(KafkaError::Canceled)),
-    }
 }
 
 /// When the next look is due. Pure.

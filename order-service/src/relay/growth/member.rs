@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use super::super::state::State;
 use super::super::{Relay, RelayError};
-use super::{Asked, Mapping, Step};
+use super::driver::Asked;
+use super::{Mapping, Step};
 
 /// The shard whose leader drives the growth.
 const DRIVEN_BY: i16 = 0;

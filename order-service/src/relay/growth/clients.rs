@@ -1,5 +1,6 @@
-//! What the consumer groups have read of the topic, by what they have committed.
+//! What the topic has, and what the consumer groups have read of it, by what they have committed.
 
+use std::ops::Deref;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,15 +21,17 @@ const LOOK_WITHIN: Duration = Duration::from_secs(10);
 
 type Client = BaseConsumer<QuietContext>;
 
-/// Clients that ask and never join: one for the topic, one for each group.
-pub(super) struct Groups {
-    clients: Option<Clients>,
+/// A client for the topic.
+pub(super) struct Topic {
+    name: String,
+    client: Apart<Client>,
 }
 
-struct Clients {
-    topic: Client,
-    groups: Vec<(String, Client)>,
-}
+/// Clients for groups, which ask and never join.
+pub(super) struct Groups(Apart<Vec<(String, Client)>>);
+
+/// What is dropped on a thread of its own: closing clients joins their threads, which is not for one that serves requests.
+struct Apart<T: Send + 'static>(Option<T>);
 
 /// A partition as one group has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,57 +53,74 @@ impl Progress {
     }
 }
 
-impl Groups {
-    /// Clients for `groups`. They connect in the background.
+impl Topic {
+    /// A client for the topic of this name. It connects in the background.
     ///
     /// # Errors
     /// When librdkafka refuses the settings.
-    pub(super) fn new(kafka: &KafkaConnection, pod_name: &str, groups: &[String]) -> KafkaResult<Self> {
-        let settings = kafka.client_config(&format!("order-service-growth-{pod_name}"));
-        let client = |settings: &ClientConfig| settings.create_with_context(QuietContext);
-        let groups = groups.iter().map(|group| {
-            let mut settings = settings.clone();
-            settings.set("group.id", group).set("enable.auto.commit", "false");
-            Ok((group.clone(), client(&settings)?))
-        });
-        let groups = groups.collect::<KafkaResult<Vec<_>>>()?;
-        Ok(Self { clients: Some(Clients { topic: client(&settings)?, groups }) })
+    pub(super) fn new(kafka: &KafkaConnection, pod_name: &str, name: &str) -> KafkaResult<Self> {
+        let mut settings = settings(kafka, pod_name);
+        // What stands behind somebody's open transaction is there all the same, and has yet to be read.
+        settings.set("isolation.level", "read_uncommitted");
+        Ok(Self { name: name.to_owned(), client: Apart(Some(settings.create_with_context(QuietContext)?)) })
     }
 
     /// Partitions that the topic has; `None` while it does not exist. Blocks.
     ///
     /// # Errors
     /// When the brokers do not answer.
-    pub(super) fn partitions(&self, topic: &str) -> KafkaResult<Option<i32>> {
-        let Some(Clients { topic: client, .. }) = &self.clients else { return Ok(None) };
-        partitions::count(client.client(), topic, ANSWER_TIMEOUT)
+    pub(super) fn partitions(&self) -> KafkaResult<Option<i32>> {
+        partitions::count(self.client.client(), &self.name, ANSWER_TIMEOUT)
     }
 
-    /// The first group that has more than `bound` records to read of partitions below `old`, or has not taken note of one
-    /// from there to `new`. Blocks.
+    /// The oldest offset of each partition below `count`, and that of its next record. Blocks.
+    fn ends(&self, count: i32, deadline: Instant) -> KafkaResult<Vec<(i64, i64)>> {
+        let end = |partition| {
+            in_time(deadline)?;
+            self.client.fetch_watermarks(&self.name, partition, ANSWER_TIMEOUT)
+        };
+        (0..count).map(end).collect()
+    }
+}
+
+impl Groups {
+    /// Clients for the groups of these names. They connect in the background.
+    ///
+    /// # Errors
+    /// When librdkafka refuses the settings.
+    pub(super) fn new(
+        kafka: &KafkaConnection,
+        pod_name: &str,
+        names: impl Iterator<Item = String>,
+    ) -> KafkaResult<Self> {
+        let client = |name: String| {
+            let mut settings = settings(kafka, pod_name);
+            settings.set("group.id", &name).set("enable.auto.commit", "false");
+            Ok((name, settings.create_with_context(QuietContext)?))
+        };
+        Ok(Self(Apart(Some(names.map(client).collect::<KafkaResult<_>>()?))))
+    }
+
+    /// The first group that has more than `bound` records of `topic` to read in partitions below `old`, or has not taken note of
+    /// one from there to `new`. Blocks.
     ///
     /// # Errors
     /// When the brokers do not answer.
     pub(super) fn obstacle(
         &self,
-        topic: &str,
+        topic: &Topic,
         (old, new): (i32, i32),
         bound: i64,
     ) -> KafkaResult<Option<Obstacle>> {
-        let Some(clients) = &self.clients else { return Ok(None) };
-        if clients.groups.is_empty() {
+        if self.0.is_empty() {
             return Ok(None);
         }
         let deadline = Instant::now() + LOOK_WITHIN;
         // The ends first: what is committed later is compared with what was there before.
-        let mut ends = Vec::new();
-        for partition in 0..old {
+        let ends = topic.ends(old, deadline)?;
+        for (group, client) in self.0.iter() {
             in_time(deadline)?;
-            ends.push(clients.topic.fetch_watermarks(topic, partition, ANSWER_TIMEOUT)?);
-        }
-        for (group, client) in &clients.groups {
-            in_time(deadline)?;
-            let committed = committed(client, topic, new)?;
+            let committed = committed(client, &topic.name, new)?;
             let unread = ends.iter().zip(&committed).map(|((low, high), committed)| {
                 Progress { low: *low, high: *high, committed: *committed }.unread()
             });
@@ -117,16 +137,26 @@ impl Groups {
     }
 }
 
-impl Drop for Groups {
+impl<T: Send + 'static> Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("it is taken only by drop")
+    }
+}
+
+impl<T: Send + 'static> Drop for Apart<T> {
     fn drop(&mut self) {
-        // Closing clients joins their threads: not on one that serves requests.
-        if let Some(clients) = self.clients.take()
-            && let Err(error) =
-                thread::Builder::new().name("growth-drop".to_owned()).spawn(move || drop(clients))
-        {
-            tracing::debug!(%error, "closed the clients that looked at groups on this thread");
+        let inner = self.0.take();
+        let dropping = thread::Builder::new().name("growth-drop".to_owned());
+        if let Err(error) = dropping.spawn(move || drop(inner)) {
+            tracing::debug!(%error, "closed clients on this thread");
         }
     }
+}
+
+fn settings(kafka: &KafkaConnection, pod_name: &str) -> ClientConfig {
+    kafka.client_config(&format!("order-service-growth-{pod_name}"))
 }
 
 /// What the group of `client` has committed of each partition below `count`.
