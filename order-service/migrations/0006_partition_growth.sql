@@ -3,12 +3,15 @@
 -- it read at its start; while a member without a fence is known, none goes up.
 
 alter table topic_partitions
-    -- Counts fences: each that goes up, and each end of one.
+    -- Names the fence that is up, or the end of the last one. No two fences have the same name, in no database that forgot one.
     add column epoch        bigint not null default 0,
     -- What the number is to be, while a fence is up.
     add column growing_to   integer,
     -- When the fence has failed. It stands until somebody takes it down all the same: nobody judges that by a clock alone.
     add column fenced_until timestamptz,
+    -- When the server was started on which the fence went up. Another one, after a failover, may not know that the fence came
+    -- down there, and who published since.
+    add column fenced_on    timestamptz,
     -- Sum of relay_leases.takes when the fence went up: a shard that changed hands since spoils it.
     add column takes        bigint,
     add check (growing_to > partitions);

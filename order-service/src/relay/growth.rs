@@ -54,7 +54,7 @@ const RETRY_MAX: Duration = Duration::from_secs(300);
 pub struct Mapping {
     /// The count.
     pub partitions: i32,
-    /// Rises whenever a fence goes up or comes down.
+    /// Another number after each fence that went up or came down; no two fences ever have the same.
     pub epoch: i64,
     /// What the count is to be, while a fence is up.
     pub growing_to: Option<i32>,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sqlx::types::Uuid;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::{Mapping, Obstacle};
@@ -13,12 +14,23 @@ use crate::store::error::bounded;
 pub(super) enum Standing {
     /// It is not up any longer.
     Gone,
-    /// A shard changed hands or has no leader: what its last leader had sent may come at any time.
+    /// A shard changed hands or has no leader: what its last leader had sent may come at any time. Or the fence went up on
+    /// another server: what was acknowledged there may have ended there as well.
     Broken,
     /// So many have not acknowledged it.
     Awaits(i64),
     /// Nothing is under way anywhere.
     Acknowledged,
+}
+
+/// Bits of a fence's name, in which no two fences are alike, and room above it for the names of their ends.
+const NAME_BITS: u32 = 62;
+
+/// A name that no fence had before. After a failover that lost one, the next must not be taken for it: members may have
+/// acknowledged that one here, and published again since.
+fn new_name() -> i64 {
+    let random = Uuid::new_v4().as_u128() >> (u128::BITS - NAME_BITS);
+    i64::try_from(random).expect("it has fewer bits than that")
 }
 
 /// By which count keys are mapped, and whether it is about to change. A fence whose time is over is taken down.
@@ -82,7 +94,8 @@ pub(super) async fn put_up(
     // One snapshot: a shard that is taken after it raises the sum, one taken before it is in the look at doubtful rows.
     let statement = sqlx::query(
         "update topic_partitions
-         set growing_to = $3, epoch = epoch + 1, fenced_until = clock_timestamp() + make_interval(secs => $4),
+         set growing_to = $3, epoch = $5, fenced_until = clock_timestamp() + make_interval(secs => $4),
+             fenced_on = pg_postmaster_start_time(),
              takes = (select sum(relay_leases.takes)::bigint from relay_leases)
          where topic = $1 and epoch = $2 and growing_to is null and partitions < $3
            and not exists (select from relay_members where fence is null)
@@ -91,7 +104,7 @@ pub(super) async fn put_up(
                join outbox on outbox.shard = lease.shard and outbox.id <= lease.doubtful_to
                where not exists (select from relay_parked where relay_parked.order_id = outbox.order_id))",
     );
-    let statement = statement.bind(topic).bind(epoch).bind(to).bind(within.as_secs_f64());
+    let statement = statement.bind(topic).bind(epoch).bind(to).bind(within.as_secs_f64()).bind(new_name());
     Ok(bounded("put up the fence", statement.execute(pool)).await?.rows_affected() == 1)
 }
 
@@ -116,8 +129,11 @@ pub(crate) async fn acknowledge(
 /// When the database fails.
 pub(super) async fn standing(pool: &PgPool, topic: &str, epoch: i64) -> Result<Standing, DatabaseError> {
     let statement = sqlx::query_as(
-        "select growing.takes = (select sum(relay_leases.takes) from relay_leases)
-                and not exists (select from relay_leases where owner is null or expires_at <= clock_timestamp()),
+        "select coalesce(
+                    growing.fenced_on = pg_postmaster_start_time()
+                    and growing.takes = (select sum(relay_leases.takes) from relay_leases)
+                    and not exists (select from relay_leases where owner is null or expires_at <= clock_timestamp()),
+                    false),
                 (select count(*) from relay_members
                  where fence is null or (expires_at > clock_timestamp() and fence <> growing.epoch))
                 + (select count(*) from relay_leases as lease where not exists (
@@ -143,8 +159,9 @@ pub(super) async fn standing(pool: &PgPool, topic: &str, epoch: i64) -> Result<S
 pub(super) async fn switch(pool: &PgPool, topic: &str, epoch: i64) -> Result<bool, DatabaseError> {
     let statement = sqlx::query(
         "update topic_partitions as growing
-         set partitions = growing_to, growing_to = null, fenced_until = null, takes = null, epoch = epoch + 1
+         set partitions = growing_to, growing_to = null, fenced_until = null, fenced_on = null, takes = null, epoch = epoch + 1
          where topic = $1 and epoch = $2 and growing_to is not null and fenced_until > clock_timestamp()
+           and growing.fenced_on = pg_postmaster_start_time()
            and growing.takes = (select sum(relay_leases.takes) from relay_leases)
            and not exists (select from relay_leases where owner is null or expires_at <= clock_timestamp())
            and not exists (select from relay_members
@@ -186,7 +203,7 @@ pub(crate) async fn take_down(
 ) -> Result<bool, DatabaseError> {
     let statement = sqlx::query(
         "update topic_partitions
-         set growing_to = null, fenced_until = null, takes = null, epoch = epoch + 1
+         set growing_to = null, fenced_until = null, fenced_on = null, takes = null, epoch = epoch + 1
          where topic = $1 and epoch = $2 and growing_to is not null",
     );
     let taken = bounded("take down the fence", statement.bind(topic).bind(epoch).execute(executor)).await?;
@@ -195,4 +212,15 @@ pub(crate) async fn take_down(
         tracing::warn!(topic, why, "the partition count stays as it is for now; publishing goes on");
     }
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_fences_have_the_same_name_and_none_that_of_no_fence() {
+        let names: std::collections::BTreeSet<i64> = (0..1000).map(|_| new_name()).collect();
+        assert!(names.len() == 1000 && names.iter().all(|name| *name > 0), "{names:?}");
+    }
 }
