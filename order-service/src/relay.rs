@@ -54,8 +54,9 @@ use crate::config::RelayConfig;
 use crate::metrics::RelayMetrics;
 use crate::store::DatabaseError;
 use crate::store::outbox::SHARDS;
+use acknowledge::OnlyIf;
 use error::RelayError;
-use pace::{Backoff, Found};
+use pace::Backoff;
 use publish::{Publisher, Sent};
 use read::Request;
 use state::State;
@@ -158,11 +159,9 @@ impl Relay {
         state.unsettled = true;
         loop {
             self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
-            // What is with the producer is answered for first: rows are dealt to partitions by one count at a time.
-            if state.unsettled && !state.in_flight.awaits_broker() {
-                let Some(partitions) = partitions::settle(self, publisher, stop).await? else {
-                    return Ok(());
-                };
+            if state.may_settle() {
+                let settled = partitions::settle(self, publisher, state.partitions, stop).await?;
+                let Some(partitions) = settled else { return Ok(()) };
                 state.map_among(partitions);
                 self.metrics.partitions.set(i64::from(partitions));
             }
@@ -205,9 +204,10 @@ impl Relay {
         state.in_flight.open();
         // Asked before each handful: once the leases may be over others may lead, and would send what is in hand too; and once the
         // count is another one it would go elsewhere.
-        while state.may_publish()
-            && publisher.publish(state.partitions, &mut state.in_flight, &mut state.trial)? == Sent::Some
-        {
+        while let Some(partitions) = state.publishes_among() {
+            if publisher.publish(partitions, &mut state.in_flight, &mut state.trial)? != Sent::Some {
+                break;
+            }
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -218,14 +218,18 @@ impl Relay {
         if let Some(answer) = state.upkeep.answer() {
             self.take_upkeep(state, answer?);
         }
-        let State { in_flight, floors, pace, read, delete, caught_up, .. } = state;
+        let State { leases, in_flight, floors, pace, delete, .. } = state;
         if let Some((rows, answer)) = delete.answer() {
             match answer {
                 Ok(there) => {
                     in_flight.deleted(&rows);
                     if there < rows.len() as u64 {
-                        // What is at their ids now was left out of reads as if it were them.
+                        // What is at their ids now was left out of reads as if it were them, by one that is under way as well.
+                        in_flight.outdate_reads();
                         floors.lower();
+                        // Another may lead, or map keys otherwise: who went on would send the same again and again.
+                        leases.renew_early();
+                        pace.keeps_early(Instant::now());
                     }
                 }
                 Err(error) => {
@@ -235,21 +239,11 @@ impl Relay {
             }
             pace.worked();
         }
-        if let Some((request, answer)) = read.answer() {
-            let heads = answer?;
-            let found = heads.found();
-            let admitted = in_flight.admit(&request.skip, heads.rows);
-            if admitted {
-                let crowded = [request.skip.crowded, in_flight.crowded_shards()].concat();
-                for shard in request.shards.iter().filter(|shard| !crowded.contains(shard)) {
-                    floors.raise(&request.start, *shard, heads.full.get(shard).copied());
-                }
-            }
-            pace.read_ended(if admitted { found } else { Found::More });
-            *caught_up |= request.last && admitted && found != Found::More;
+        if let Some((request, answer)) = state.read.answer() {
+            state.take_heads(request, answer?);
         }
-        if in_flight.take_uncrowded() {
-            pace.announce();
+        if state.in_flight.take_uncrowded() {
+            state.pace.announce();
         }
         Ok(())
     }
@@ -292,10 +286,15 @@ impl Relay {
     /// Deletes what is acknowledged, when there is enough of it or it waits long enough.
     fn delete(&self, state: &mut State, stopping: bool) {
         let pressing = stopping || state.room(&self.config) == 0 || state.fenced_since.is_some();
-        let State { in_flight, delete, signals, pace, .. } = state;
-        if !delete.is_running() && pace.deletes(Instant::now(), in_flight.acknowledged(), pressing) {
+        let State { in_flight, delete, signals, pace, partitions, .. } = state;
+        if let Some(partitions) = *partitions
+            && !delete.is_running()
+            && pace.deletes(Instant::now(), in_flight.acknowledged(), pressing)
+        {
             let rows = in_flight.take_acknowledged();
-            delete.start(&signals.answered, acknowledge::delete(self.pool.clone(), rows));
+            let (owner, topic) = (self.config.pod_name.clone(), self.config.topic.clone());
+            let only_if = OnlyIf { owner, topic, partitions };
+            delete.start(&signals.answered, acknowledge::delete(self.pool.clone(), rows, only_if));
         }
     }
 
@@ -314,15 +313,18 @@ impl Relay {
         skip.orders.extend(parked.orders());
         pace.read_begins(now);
         // Before the leases are known there is nothing to read, which does not mean that nothing is left.
-        let request = Request { shards, start, skip, limit: room, last: stopping && known };
+        let topic = self.config.topic.clone();
+        let request = Request { shards, start, skip, limit: room, last: stopping && known, topic };
         read.start(&signals.answered, read::heads(self.pool.clone(), request));
     }
 
     /// Goes on telling refused events apart, once what is with the producer has come back.
     async fn try_refused(&self, state: &mut State, publisher: &Publisher) -> Result<(), RelayError> {
-        if state.may_publish() && !state.in_flight.awaits_broker() {
-            let State { leases, trial, in_flight, parked, pace, partitions, .. } = state;
-            park::step(&self.pool, publisher, *partitions, leases, (trial, in_flight, parked)).await?;
+        if let Some(partitions) = state.publishes_among()
+            && !state.in_flight.awaits_broker()
+        {
+            let State { leases, trial, in_flight, parked, pace, .. } = state;
+            park::step(&self.pool, publisher, partitions, leases, (trial, in_flight, parked)).await?;
             pace.announce();
         }
         Ok(())

@@ -9,26 +9,32 @@
 //! The leader of shard 0 drives it, and every member takes part: behind the fence none hands an event over, and it
 //! acknowledges the fence once what it had handed over is acknowledged and deleted. Orders go on into the outbox.
 //!
-//! Why no event overtakes another of its order at the switch:
+//! Why no event overtakes another of its order at the switch, whatever clocks say:
 //!
 //! 4. The count is switched in one statement, and only while every shard has a leader who has acknowledged this very fence.
-//!    So nothing is under way then; what had left the outbox is in the topic; and since all of them acknowledged before the
-//!    ends of the partitions were looked up, all of it is below these ends, which every group has committed. Whatever is
-//!    published by the new count comes after everything that was published by the old one has been delivered.
-//! 5. What a leader had sent whose word is missing (it crashed, froze beyond its lease, or dropped its producer) may come
-//!    into the old partitions at any time. Whoever leads its shards next, itself among them, notes up to which row the
-//!    outbox reached ([`super::lease`]): the fence goes up only when all of these were published again by the old count,
-//!    and the switch is void if a shard was taken since. So what a sleeper still sends when it wakes are repetitions of what
-//!    stands before them in the same partition; it hands over nothing more, because its own clock says that its leases are
-//!    over, and because each look at its leases looks at the count as well.
-//! 6. A member that starts learns the count together with its first leases, and so no later than the fence or the switch. A
+//!    Nobody but a shard's leader deletes from it ([`super::acknowledge`]), and what has been deleted was in the topic before its
+//!    leader acknowledged the fence, and so below the ends of the partitions, which were looked up after that and which every
+//!    group has committed. So what had left the outbox has been delivered; and what had not is all in the outbox still, from
+//!    where each order goes on by the new count.
+//! 5. Whoever does not know of the fence, as one that was frozen before it went up, has nothing in hand that was recorded
+//!    later: what is read brings the name of the fence with it, and is not taken by who knows another ([`super::read`]). What
+//!    it still sends by the old count is in order by itself, what comes before it in its order has been delivered, and it
+//!    takes nothing out of the outbox.
+//! 6. Nor is that anything new, as a rule. Whoever leads a shard after somebody whose word is missing (it crashed, froze beyond
+//!    its lease, or dropped its producer) notes up to which row the outbox reached ([`super::lease`]); the fence goes up only
+//!    when all of these were published again by the old count, and the switch is void if a shard was taken since. So a
+//!    sleeper that wakes repeats what stands before it in the same partition, where consumers tell.
+//! 7. A member that starts learns the count together with its first leases, and so no later than the fence or the switch. A
 //!    binary that does not know of fences never acknowledges one: none goes up while such a member is known, which is for
 //!    an hour after a crash of it.
+//! 8. A failover of the database may lose its last transactions. A fence is void on another server than that on which it went
+//!    up, and no two fences have the same name, so nobody's word for one that is forgotten counts for another. With a switch
+//!    everything after it is lost, deletions above all; and who still maps by the new count deletes nothing from a database
+//!    that records the old one. So all that was published by the new count is published again, in order, by the old one.
 //!
 //! What remains: a binary of before this module that starts in the very moment of the switch (it has read the old count, and
-//! nobody knows of it yet) keeps the old one; an at-most-once group commits before it delivers, so at the switch its last
-//! events may still be on their way; and a database that forgets the switch, by a failover that lost it, goes back to the
-//! old count.
+//! nobody knows of it yet) keeps the old one; and an at-most-once group commits before it delivers, so at the switch its last
+//! events may still be on their way.
 
 pub(super) mod fence;
 mod clients;

@@ -38,6 +38,12 @@ impl Leases {
         Self { owner, ttl, held, surplus, valid_until: now, next_renewal: now }
     }
 
+    /// Leases that are known for `ttl` from now, of no shard.
+    #[cfg(test)]
+    pub(super) fn known_for(ttl: Duration) -> Self {
+        Self { valid_until: Instant::now() + ttl, ..Self::new("a".to_owned(), ttl) }
+    }
+
     /// How long a lease lasts without renewal.
     #[must_use]
     pub fn ttl(&self) -> Duration {
@@ -69,6 +75,11 @@ impl Leases {
     #[must_use]
     pub fn lost_since(&self, before: &Self) -> Vec<i16> {
         before.held.difference(&self.held).copied().collect()
+    }
+
+    /// A shard may be led by another although its lease should last: they are to be renewed at once.
+    pub fn renew_early(&mut self) {
+        self.next_renewal = Instant::now();
     }
 
     /// When a renewal is due: says that this replica lives, renews what it leads, lets go what is above its share and

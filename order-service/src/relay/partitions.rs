@@ -20,9 +20,9 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between looks for a topic that does not exist yet: whoever makes it does so once.
 const TOPIC_POLL: Duration = Duration::from_millis(500);
 
-/// Waits until the topic exists and answers the recorded count, recording the topic's own at first use. `None` when
-/// stopped while there is no topic; a look under way is brought to its end all the same, since a service that is stopped
-/// right after its start has events to flush.
+/// Waits until the topic exists and answers the recorded count, recording the topic's own at first use; in a database that has
+/// forgotten what was recorded, the count by which keys were `mapped` here. `None` when stopped while there is no topic; a look
+/// under way is brought to its end all the same, since a service that is stopped right after its start has events to flush.
 ///
 /// # Errors
 /// When metadata or database can't be had, or the topic has fewer partitions than recorded: then nothing may be sent,
@@ -30,6 +30,7 @@ const TOPIC_POLL: Duration = Duration::from_millis(500);
 pub(super) async fn settle(
     relay: &Relay,
     publisher: &Publisher,
+    mapped: Option<i32>,
     stop: &CancellationToken,
 ) -> Result<Option<i32>, RelayError> {
     let topic = &relay.config.topic;
@@ -37,7 +38,7 @@ pub(super) async fn settle(
     loop {
         relay.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
         if let Some(actual) = fetch(publisher, topic).await? {
-            let recorded = record(&relay.pool, topic, actual).await?;
+            let recorded = record(&relay.pool, topic, mapped.unwrap_or(actual)).await?;
             if actual < recorded {
                 return Err(RelayError::Shrunk { topic: topic.clone(), actual, recorded });
             }
@@ -89,13 +90,13 @@ pub(super) fn count<C: ClientContext>(
     }
 }
 
-async fn record(pool: &PgPool, topic: &str, actual: i32) -> Result<i32, DatabaseError> {
+async fn record(pool: &PgPool, topic: &str, partitions: i32) -> Result<i32, DatabaseError> {
     bounded("record the partition count", async {
         sqlx::query(
             "insert into topic_partitions (topic, partitions) values ($1, $2) on conflict (topic) do nothing",
         )
         .bind(topic)
-        .bind(actual)
+        .bind(partitions)
         .execute(pool)
         .await?;
         sqlx::query_scalar("select partitions from topic_partitions where topic = $1")

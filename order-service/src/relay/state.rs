@@ -9,7 +9,7 @@ use super::floor::Floors;
 use super::growth::{Driver, Mapping, Rhythm, Step};
 use super::in_flight::InFlight;
 use super::lease::Leases;
-use super::pace::{May, Pace, Signals};
+use super::pace::{Found, May, Pace, Signals};
 use super::park::Parked;
 use super::read::{Heads, Request};
 use super::task::Task;
@@ -40,9 +40,9 @@ pub(super) struct State {
     pub(super) caught_up: bool,
     /// By which count keys are mapped, as it was last read with the leases.
     pub(super) mapping: Option<Mapping>,
-    /// The count for which the producer knows all partitions.
-    pub(super) partitions: i32,
-    /// The recorded count is another one: the producer is to be made ready for it.
+    /// The count by which keys are mapped here; the producer knows all these partitions.
+    pub(super) partitions: Option<i32>,
+    /// The recorded count may be another one, or none: the producer is to be made ready for it.
     pub(super) unsettled: bool,
     /// When the fence was seen to be up.
     pub(super) fenced_since: Option<Instant>,
@@ -71,7 +71,7 @@ impl State {
             leads_all: Arc::default(),
             caught_up: false,
             mapping: None,
-            partitions: 0,
+            partitions: None,
             unsettled: false,
             fenced_since: None,
             doubts: 1,
@@ -82,13 +82,45 @@ impl State {
         }
     }
 
-    /// True when events may be handed over: this replica surely leads its shards still, and the count by which it maps is the
-    /// recorded one, which nobody is about to switch.
-    pub(super) fn may_publish(&self) -> bool {
-        let maps_right = self
-            .mapping
-            .is_some_and(|known| known.growing_to.is_none() && known.partitions == self.partitions);
-        maps_right && self.leases.are_known()
+    /// By which count events may be handed over: this replica surely leads its shards still, the producer is ready, and the count
+    /// by which it maps is the recorded one, which nobody is about to switch. `None` when none may.
+    pub(super) fn publishes_among(&self) -> Option<i32> {
+        let known = self.mapping.filter(|known| known.growing_to.is_none())?;
+        let maps_right = self.partitions == Some(known.partitions) && !self.unsettled;
+        (maps_right && self.leases.are_known()).then_some(known.partitions)
+    }
+
+    /// True when what is known here of the count is of this `epoch`.
+    pub(super) fn knows(&self, epoch: Option<i64>) -> bool {
+        epoch.is_some() && self.mapping.map(|known| known.epoch) == epoch
+    }
+
+    /// Takes what was read in hand.
+    pub(super) fn take_heads(&mut self, request: Request, heads: Heads) {
+        let is_of_now = heads.rows.is_empty() || self.knows(heads.epoch);
+        let Self { in_flight, floors, pace, caught_up, .. } = self;
+        if !is_of_now {
+            // What was read behind a fence that is not known here, or beyond it, must not go out by the count from before.
+            pace.keeps_early(Instant::now());
+            pace.read_ended(Found::None);
+            return;
+        }
+        let found = heads.found();
+        let admitted = in_flight.admit(&request.skip, heads.rows);
+        if admitted {
+            let crowded = [request.skip.crowded, in_flight.crowded_shards()].concat();
+            for shard in request.shards.iter().filter(|shard| !crowded.contains(shard)) {
+                floors.raise(&request.start, *shard, heads.full.get(shard).copied());
+            }
+        }
+        pace.read_ended(if admitted { found } else { Found::More });
+        *caught_up |= request.last && admitted && found != Found::More;
+    }
+
+    /// True when the producer may be made ready for the recorded count: rows are dealt to partitions by one count at a time, so
+    /// what is with the producer is answered for first, and what is being deleted is deleted or not.
+    pub(super) fn may_settle(&self) -> bool {
+        self.unsettled && !self.in_flight.awaits_broker() && !self.delete.is_running()
     }
 
     /// The fence behind which nothing is under way here, nor will be.
@@ -101,11 +133,17 @@ impl State {
     /// it was dealt to partitions by the count before, if that was another one: it is to be read again.
     pub(super) fn map_among(&mut self, partitions: i32) {
         self.unsettled = false;
-        if partitions != self.partitions {
-            self.let_go();
+        if self.partitions == Some(partitions) {
+            return;
+        }
+        self.let_go();
+        if self.partitions.is_some_and(|before| before > partitions) {
+            // The database has forgotten a switch. What was sent by that is to be sent again, before anything later by the old count.
+            let rows = self.in_flight.take_acknowledged();
+            self.in_flight.deleted(&rows);
         }
         self.in_flight.send_among(partitions);
-        self.partitions = partitions;
+        self.partitions = Some(partitions);
     }
 
     /// What was not handed over yet is to be read again.
@@ -164,6 +202,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use rdkafka::message::OwnedHeaders;
@@ -188,16 +227,46 @@ mod tests {
         })
     }
 
-    fn admit(state: &mut State, id: i64) {
-        let row = OutboxRow {
+    fn row(id: i64) -> OutboxRow {
+        OutboxRow {
             row: RowId { shard: 0, id },
             order_id: Uuid::from_u128(7),
             recorded: Instant::now(),
             headers: OwnedHeaders::new(),
             payload: Vec::new(),
-        };
+        }
+    }
+
+    fn admit(state: &mut State, id: i64) {
         let skip = state.in_flight.skip(|_| 0);
-        assert!(state.in_flight.admit(&skip, vec![row]));
+        assert!(state.in_flight.admit(&skip, vec![row(id)]));
+    }
+
+    fn mapping(partitions: i32, growing_to: Option<i32>) -> Option<Mapping> {
+        Some(Mapping { partitions, epoch: 5, growing_to })
+    }
+
+    #[test]
+    fn what_was_read_behind_a_fence_that_is_not_known_here_is_not_taken_in_hand() {
+        let mut state = state();
+        state.map_among(3);
+        state.mapping = mapping(3, None);
+        for (epoch, is_taken) in [(None, false), (Some(6), false), (Some(5), true)] {
+            let request = Request {
+                shards: vec![0],
+                start: state.floors.start(&[0], state.in_flight.generation(), Instant::now()),
+                skip: state.in_flight.skip(|_| 0),
+                limit: 1,
+                last: true,
+                topic: "orders".to_owned(),
+            };
+            state.take_heads(request, Heads { rows: vec![row(1)], full: BTreeMap::new(), epoch });
+            assert_eq!(
+                (state.in_flight.len(), state.caught_up),
+                (usize::from(is_taken), is_taken),
+                "{epoch:?}"
+            );
+        }
     }
 
     #[test]
@@ -214,6 +283,52 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_by_a_count_that_the_database_has_forgotten_is_sent_again() {
+        let mut state = state();
+        state.map_among(6);
+        admit(&mut state, 1);
+        state.in_flight.open();
+        assert!(state.in_flight.next_due().is_some() && state.in_flight.delivered(1).is_some());
+        let under_way = state.in_flight.skip(|_| 0);
+        state.map_among(3);
+        assert!(state.in_flight.is_empty() && state.in_flight.acknowledged() == 0);
+        assert!(!state.in_flight.admit(&under_way, Vec::new()), "a read under way has left it out");
+        admit(&mut state, 1);
+        state.in_flight.open();
+        assert!(state.in_flight.next_due().is_some());
+    }
+
+    #[test]
+    fn a_count_that_was_settled_again_loses_nobody_s_turn() {
+        let mut state = state();
+        state.map_among(3);
+        admit(&mut state, 1);
+        state.unsettled = true;
+        assert!(state.may_settle());
+        state.map_among(3);
+        state.in_flight.open();
+        assert!(!state.may_settle() && state.in_flight.next_due().is_some());
+    }
+
+    #[test]
+    fn nothing_is_handed_over_behind_a_fence_or_by_another_count_than_the_recorded_one() {
+        let mut state = state();
+        state.map_among(3);
+        assert_eq!(state.publishes_among(), None, "what is recorded is not known");
+        state.mapping = mapping(3, None);
+        assert_eq!(state.publishes_among(), None, "the leases are not known");
+        state.leases = Leases::known_for(Duration::from_secs(10));
+        assert_eq!(state.publishes_among(), Some(3));
+        state.unsettled = true;
+        assert_eq!(state.publishes_among(), None, "the producer is a new one");
+        state.unsettled = false;
+        for other in [mapping(3, Some(6)), mapping(6, None), None] {
+            state.mapping = other;
+            assert_eq!(state.publishes_among(), None, "{other:?}");
+        }
+    }
+
+    #[test]
     fn a_fence_is_acknowledged_only_once_what_was_handed_over_has_left_the_outbox() {
         let mut state = state();
         state.map_among(3);
@@ -221,7 +336,7 @@ mod tests {
         admit(&mut state, 1);
         state.in_flight.open();
         assert!(state.in_flight.next_due().is_some());
-        state.mapping = Some(Mapping { partitions: 3, epoch: 5, growing_to: Some(6) });
+        state.mapping = mapping(3, Some(6));
         assert_eq!(state.drained(), None, "with the producer");
         assert!(state.in_flight.delivered(1).is_some());
         assert_eq!(state.drained(), None, "to be deleted");

@@ -1,5 +1,7 @@
 //! A topic gets more partitions while orders go on: none is refused, and no event of an order is read before an earlier one.
 
+mod faults;
+
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -313,67 +315,6 @@ async fn until_acknowledged(bench: &Bench) {
     let acknowledged =
         "select count(*) from relay_members, topic_partitions where fence = epoch and growing_to is not null";
     until("a fence is acknowledged", async || bench.number(acknowledged).await == 1).await;
-}
-
-/// A service whose fence stands because its group does not read, with events that wait behind it.
-async fn behind_a_fence(bench: &Bench, name: &str) -> Instance {
-    let shop = bench.start_with(config(bench, name)).await;
-    shop.load(&[("p1", 100, 1000)], &[]).await;
-    lives(&shop, 5).await;
-    bench.until_published().await;
-    bench.grow_topic(6).await;
-    commit_everywhere(bench, false).await;
-    until_acknowledged(bench).await;
-    lives(&shop, 5).await;
-    assert_eq!(bench.outbox_rows().await, 15, "orders go on, and their events wait");
-    shop
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_dies_behind_the_fence_goes_on_by_the_old_count_and_grows_later() {
-    bench(Some(OLD), async |bench| {
-        behind_a_fence(bench, "a").await.crash().await;
-        let shop = bench.start_with(config(bench, "a")).await;
-        bench.until_published().await;
-        assert_eq!((recorded(bench).await, fences(bench).await), (i64::from(OLD), 0));
-        commit_everywhere(bench, true).await;
-        until_switched(bench).await;
-        for versions in versions_by_order(&bench.records().await).into_values() {
-            assert_eq!(versions, [1, 2, 3]);
-        }
-        shop.stop().await;
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_is_stopped_behind_the_fence_publishes_what_it_has() {
-    bench(Some(OLD), async |bench| {
-        behind_a_fence(bench, "a").await.stop().await;
-        assert_eq!(bench.outbox_rows().await, 0);
-        assert_eq!((recorded(bench).await, fences(bench).await), (i64::from(OLD), 0));
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_of_before_fences_keeps_them_down() {
-    bench(Some(OLD), async |bench| {
-        let shop = bench.start_with(config(bench, "a")).await;
-        sqlx::query(
-            "insert into relay_members (owner, expires_at) values ('old', now() - interval '1 minute')",
-        )
-        .execute(&bench.pool)
-        .await
-        .unwrap();
-        bench.grow_topic(6).await;
-        commit_everywhere(bench, true).await;
-        until("it waits for it", async || waits_for(&shop, "old-replica").await).await;
-        sqlx::query("delete from relay_members where owner = 'old'").execute(&bench.pool).await.unwrap();
-        until_switched(bench).await;
-        shop.stop().await;
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

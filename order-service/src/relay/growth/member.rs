@@ -17,7 +17,8 @@ impl Relay {
     pub(in super::super) fn see_mapping(&self, state: &mut State, mapping: Option<Mapping>) {
         let now = Instant::now();
         let Some(mapping) = mapping else {
-            state.mapping = None;
+            // Nobody has recorded one yet, or the database has forgotten it.
+            (state.mapping, state.unsettled) = (None, true);
             return;
         };
         match (state.fenced_since, mapping.growing_to) {
@@ -32,7 +33,7 @@ impl Relay {
             (Some(since), None) => {
                 state.fenced_since = None;
                 let rested = now.saturating_duration_since(since);
-                let switched = mapping.partitions != state.partitions;
+                let switched = Some(mapping.partitions) != state.partitions;
                 self.metrics.fenced(rested);
                 if state.leases.readable().contains(&DRIVEN_BY) {
                     self.metrics.growth_ended(switched);
@@ -41,7 +42,11 @@ impl Relay {
             }
             _ => {}
         }
-        state.unsettled |= mapping.partitions != state.partitions;
+        if !state.knows(Some(mapping.epoch)) {
+            // What was read meanwhile was not taken.
+            state.pace.announce();
+        }
+        state.unsettled |= Some(mapping.partitions) != state.partitions;
         state.rhythm.see(mapping, now);
         state.mapping = Some(mapping);
     }
