@@ -1,5 +1,6 @@
 //! One reconciliation: observe, validate, plan, apply, report.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,13 +9,14 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt};
 use rand::Rng;
+use runtime::kafka::KafkaConnection;
 
 use crate::apply::{Applied, apply};
 use crate::check::check;
 use crate::context::Context;
 use crate::crd::{Mode, OrderPipeline};
 use crate::finalize::{self, finalize};
-use crate::kafka::Severity;
+use crate::kafka::{ObservedTopic, Severity};
 use crate::leadership::NotLeading;
 use crate::metrics::Outcome;
 use crate::observe::{self, KafkaView, Observed, SECRET_MISSING, observe};
@@ -191,7 +193,16 @@ async fn look(pipeline: &OrderPipeline, context: &Context) -> Result<Observed, E
 
 /// What is there, by Kafka's own word of now.
 async fn look_closely(pipeline: &OrderPipeline, context: &Context) -> Result<Observed, Error> {
-    let observed = observe(&context.client, &context.kafka, &context.owned, pipeline, |_, _| None).await?;
+    look_at(pipeline, context, |_, _| None).await
+}
+
+/// What is there; Kafka is asked for what `known` does not tell.
+async fn look_at(
+    pipeline: &OrderPipeline,
+    context: &Context,
+    known: impl Fn(&KafkaConnection, &BTreeSet<String>) -> Option<BTreeMap<String, ObservedTopic>>,
+) -> Result<Observed, Error> {
+    let observed = observe(&context.client, &context.kafka, &context.owned, pipeline, known).await?;
     watch(pipeline, &observed, context);
     Ok(observed)
 }
@@ -234,7 +245,15 @@ async fn look_again(
     applied: &Applied,
     context: &Context,
 ) -> Result<(Observed, Plan), Error> {
-    let mut observed = if applied.done.is_empty() { before } else { look_closely(pipeline, context).await? };
+    let mut observed = match applied.topics_after(&before.kafka) {
+        _ if applied.done.is_empty() => before,
+        // Kafka was asked after each change: to ask it once more would tell the same.
+        Some(topics) => {
+            let there = before.connection.as_ref();
+            look_at(pipeline, context, |here, _| (there == Some(here)).then(|| topics.clone())).await?
+        }
+        None => look_closely(pipeline, context).await?,
+    };
     observed.records.clone_from(&applied.records);
     observed.records = plan::remember(validated, &observed, &applied.done);
     let left = if applied.done.is_empty() { planned } else { plan(validated, &observed) };
