@@ -6,6 +6,7 @@ use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 
 use crate::backoff::Backoffs;
+use crate::freshness::Freshness;
 use crate::kafka::Handles;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
@@ -42,6 +43,8 @@ pub struct Context {
     pub owned: Owned,
     /// Whose topics and groups are.
     pub owners: Owners,
+    /// Whether what the watches show is the newest.
+    pub freshness: Freshness,
     /// What the poller compares Kafka with.
     pub watchlist: Watchlist,
     /// Whether this process may write.
@@ -71,6 +74,7 @@ impl Context {
             backoffs: Backoffs::default(),
             owned: Owned::default(),
             owners: Owners::default(),
+            freshness: Freshness::default(),
             watchlist: Watchlist::default(),
             leadership,
             metrics,

@@ -127,6 +127,7 @@ pub async fn finalize(pipeline: &OrderPipeline, context: &Context) -> Result<Act
     report::publish(&context.recorder, pipeline, &notes).await;
     release(context, &pipeline.metadata).await?;
     context.watchlist.forget(&reference(pipeline));
+    context.freshness.forget(&pipeline.metadata);
     tracing::info!(namespace = pipeline.namespace(), pipeline = %pipeline.name_any(), "deleted");
     Ok(Action::await_change())
 }
@@ -267,7 +268,8 @@ async fn say_deleting(
         finding("Stalled", false, "nothing needs a person".to_owned()),
     ];
     let status = report::status_keeping_parts(pipeline, &findings);
-    report::write(&context.client, pipeline, &status).await?;
+    // The next pass reads anew what was written here.
+    report::write(&context.client, &mut pipeline.clone(), &status).await?;
     Ok(())
 }
 

@@ -129,10 +129,9 @@ pub fn retry(object: &DeserializeGuard<OrderPipeline>, error: &Error, context: &
 }
 
 /// One pass over the five steps.
-async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error> {
+async fn pass(shown: &OrderPipeline, context: &Context) -> Result<Action, Error> {
     let listed = tokio::time::timeout(LISTED_WAIT, context.owners.listed()).await.is_ok();
-    // The watch may lag behind our own last status, and a topic id that is not seen would make our topic a stranger's.
-    let Some(pipeline) = read(stale, context).await? else { return Ok(Action::await_change()) };
+    let Some(pipeline) = newest(shown, context).await? else { return Ok(Action::await_change()) };
     let leaving = pipeline.metadata.deletion_timestamp.is_some();
     // A deletion never waits for ever; without the others it leaves the topics behind.
     if let Some(unlisted) = context.owners.unlisted().filter(|_| !listed)
@@ -154,7 +153,7 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
     observed.conflicts = conflicts;
     let validated = match validate(&pipeline, &observed, &context.options.default_image) {
         Ok(validated) => validated,
-        Err(problems) => return refuse(&pipeline, &problems, context).await,
+        Err(problems) => return refuse(&mut pipeline, &problems, context).await,
     };
     let planned = plan(&validated, &observed);
     if validated.plan_only {
@@ -232,6 +231,7 @@ async fn show(
         context.metrics.wrote_status();
     }
     pipeline.status = Some(status);
+    context.freshness.end(pipeline);
     context.owners.withdraw(pipeline);
     next(validated, observed, planned, &Applied { setbacks, ..Applied::default() })
 }
@@ -282,6 +282,7 @@ async fn report(
         context.metrics.wrote_status();
         notes.extend(applied.setbacks.iter().map(setback_note));
     }
+    context.freshness.end(pipeline);
     report::publish(&context.recorder, pipeline, &notes).await;
     pipeline.status = Some(status);
     Ok(verdict)
@@ -296,7 +297,7 @@ fn setback_note(setback: &Setback) -> Note {
     }
 }
 
-async fn refuse(pipeline: &OrderPipeline, problems: &[Problem], context: &Context) -> Result<Action, Error> {
+async fn refuse(pipeline: &mut OrderPipeline, problems: &[Problem], context: &Context) -> Result<Action, Error> {
     context.metrics.stalled();
     context.owners.withdraw(pipeline);
     let verdict = plan::refused(problems, pipeline.status.as_ref());
@@ -308,6 +309,7 @@ async fn refuse(pipeline: &OrderPipeline, problems: &[Problem], context: &Contex
         let note = Note { warning: true, reason: "Refused", action: "Validate".to_owned(), message };
         report::publish(&context.recorder, pipeline, &[note]).await;
     }
+    context.freshness.end(pipeline);
     Ok(Action::requeue(SLOW_RETRY))
 }
 
@@ -359,6 +361,15 @@ fn watch(pipeline: &OrderPipeline, observed: &Observed, context: &Context) {
 /// Namespace and name of a pipeline.
 pub(crate) fn reference(pipeline: &OrderPipeline) -> PipelineRef {
     PipelineRef { namespace: pipeline.namespace().unwrap_or_default(), name: pipeline.name_any() }
+}
+
+/// The pipeline as the watch shows it, or as the API server has it where that may be newer: the watch may lag behind our own
+/// last status, and a topic id that is not seen would make our topic a stranger's.
+async fn newest(shown: &OrderPipeline, context: &Context) -> Result<Option<OrderPipeline>, Error> {
+    match context.freshness.begin(shown) {
+        true => Ok(Some(shown.clone())),
+        false => read(shown, context).await,
+    }
 }
 
 async fn read(stale: &OrderPipeline, context: &Context) -> Result<Option<OrderPipeline>, Error> {

@@ -89,13 +89,14 @@ pub fn status_keeping_parts(pipeline: &OrderPipeline, findings: &[Finding]) -> O
     status
 }
 
-/// Writes the status if it differs from what is there. Returns whether it was written.
+/// Writes the status if it differs from what is there, and notes the version that `pipeline` has by that. Returns whether it
+/// was written.
 ///
 /// # Errors
 /// When the API server does not answer or refuses.
 pub async fn write(
     client: &Client,
-    pipeline: &OrderPipeline,
+    pipeline: &mut OrderPipeline,
     status: &OrderPipelineStatus,
 ) -> Result<bool, Error> {
     if pipeline.status.as_ref().map(in_order) == Some(in_order(status)) {
@@ -109,9 +110,9 @@ pub async fn write(
         "status": status,
     });
     let params = PatchParams::apply(names::MANAGER).force();
-    api.patch_status(&pipeline.name_any(), &params, &Patch::Apply(&body))
-        .await
-        .map_err(|source| Error::Status(Box::new(source)))?;
+    let written = api.patch_status(&pipeline.name_any(), &params, &Patch::Apply(&body)).await;
+    let written = written.map_err(|source| Error::Status(Box::new(source)))?;
+    pipeline.metadata.resource_version = written.metadata.resource_version;
     Ok(true)
 }
 

@@ -175,6 +175,7 @@ impl World {
         let listed = self.pipelines().list(&ListParams::default()).await.unwrap();
         let objects = listed.items.into_iter().map(|object| Event::InitApply(DeserializeGuard(Ok(object))));
         for event in [Event::Init].into_iter().chain(objects).chain([Event::InitDone]) {
+            self.context.freshness.saw(&event);
             self.context.owners.saw(&scope, &event);
         }
     }
