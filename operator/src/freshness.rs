@@ -136,7 +136,7 @@ mod tests {
 
     /// The pipeline in this version, with a status unless it is new.
     fn version(version: &str, is_new: bool) -> OrderPipeline {
-        let mut pipeline = pipeline_with("");
+        let mut pipeline = pipeline_with("paused: false");
         pipeline.metadata.resource_version = Some(version.to_owned());
         pipeline.status = (!is_new).then(OrderPipelineStatus::default);
         pipeline

@@ -30,6 +30,7 @@ pub mod render;
 pub mod check;
 pub mod apply;
 pub mod report;
+pub mod events;
 pub mod finalize;
 pub mod preview;
 pub mod poller;

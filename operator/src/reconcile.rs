@@ -283,7 +283,7 @@ async fn report(
         notes.extend(applied.setbacks.iter().map(setback_note));
     }
     context.freshness.end(pipeline);
-    report::publish(&context.recorder, pipeline, &notes).await;
+    context.events.publish(pipeline, notes);
     pipeline.status = Some(status);
     Ok(verdict)
 }
@@ -307,7 +307,7 @@ async fn refuse(pipeline: &mut OrderPipeline, problems: &[Problem], context: &Co
         let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         tracing::warn!(namespace = pipeline.namespace(), pipeline = %pipeline.name_any(), message, "refused");
         let note = Note { warning: true, reason: "Refused", action: "Validate".to_owned(), message };
-        report::publish(&context.recorder, pipeline, &[note]).await;
+        context.events.publish(pipeline, vec![note]);
     }
     context.freshness.end(pipeline);
     Ok(Action::requeue(SLOW_RETRY))

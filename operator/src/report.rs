@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
@@ -144,7 +145,7 @@ pub async fn write_records(
 }
 
 /// Publishes `notes`. An Event that is lost is only logged: it never holds up the work.
-pub async fn publish(recorder: &Recorder, regarding: &impl Resource<DynamicType = ()>, notes: &[Note]) {
+pub async fn publish(recorder: &Recorder, regarding: &ObjectReference, notes: &[Note]) {
     for note in notes {
         let event = Event {
             type_: if note.warning { EventType::Warning } else { EventType::Normal },
@@ -153,7 +154,7 @@ pub async fn publish(recorder: &Recorder, regarding: &impl Resource<DynamicType 
             action: cut(&note.action, ACTION_MAX_BYTES).to_owned(),
             secondary: None,
         };
-        if let Err(error) = recorder.publish(&event, &regarding.object_ref(&())).await {
+        if let Err(error) = recorder.publish(&event, regarding).await {
             tracing::warn!(error = %error, reason = note.reason, "failed to publish an Event");
         }
     }

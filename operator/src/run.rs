@@ -217,6 +217,8 @@ impl Wiring {
             None => health.met(LISTED),
         }));
         future::join3(future::join_all(controllers), polled, listed).await;
+        // Once the lease is given up they would be refused.
+        context.events.flush().await;
     }
 
     /// Watches one scope and reconciles what changes there.
