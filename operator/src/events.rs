@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
 use kube::runtime::events::Recorder;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::metrics::Metrics;
 use crate::report::{self, Note};
@@ -23,14 +23,35 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 /// Publishes Events. One for all, because its recorder folds repeated ones.
 pub struct Events {
     recorder: Recorder,
-    room: Arc<Semaphore>,
+    /// Of how many objects Events wait or are under way.
+    waiting: Arc<watch::Sender<u32>>,
     turn: Arc<Semaphore>,
     metrics: Metrics,
 }
 
 impl std::fmt::Debug for Events {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Events").field("room", &self.room.available_permits()).finish_non_exhaustive()
+        f.debug_struct("Events").field("waiting", &self.waiting).finish_non_exhaustive()
+    }
+}
+
+/// A place among those who wait; it is free again when this is dropped.
+struct Place(Arc<watch::Sender<u32>>);
+
+impl Place {
+    fn take(waiting: &Arc<watch::Sender<u32>>) -> Option<Self> {
+        let is_taken = waiting.send_if_modified(|taken| {
+            let is_free = *taken < ROOM;
+            *taken += u32::from(is_free);
+            is_free
+        });
+        is_taken.then(|| Self(Arc::clone(waiting)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.send_modify(|taken| *taken -= 1);
     }
 }
 
@@ -38,8 +59,8 @@ impl Events {
     /// Events that are published through `recorder`; those that are not are counted in `metrics`.
     #[must_use]
     pub fn new(recorder: Recorder, metrics: Metrics) -> Self {
-        let room = Arc::new(Semaphore::new(ROOM as usize));
-        Self { recorder, room, turn: Arc::new(Semaphore::new(AT_ONCE)), metrics }
+        let waiting = Arc::new(watch::Sender::new(0));
+        Self { recorder, waiting, turn: Arc::new(Semaphore::new(AT_ONCE)), metrics }
     }
 
     /// Publishes `notes` soon, in their order, or drops them when too many wait already. To be called within the runtime.
@@ -47,7 +68,7 @@ impl Events {
         if notes.is_empty() {
             return;
         }
-        let Ok(place) = Arc::clone(&self.room).try_acquire_owned() else {
+        let Some(place) = Place::take(&self.waiting) else {
             self.metrics.dropped_events(notes.len());
             let reason = notes.first().map(|note| note.reason);
             tracing::warn!(reason, dropped = notes.len(), "dropped Events: too many wait");
@@ -56,16 +77,18 @@ impl Events {
         let (recorder, turn) = (self.recorder.clone(), Arc::clone(&self.turn));
         let regarding: ObjectReference = regarding.object_ref(&());
         tokio::spawn(async move {
-            // Neither semaphore is ever closed; and whoever waits longest has its turn first.
+            // It is never closed, and whoever waits longest has its turn first.
             let _turn = turn.acquire().await;
             report::publish(&recorder, &regarding, &notes).await;
             drop(place);
         });
     }
 
-    /// Waits until what was to be published so far is, for a bounded time.
+    /// Waits until nothing is left to publish, for a bounded time.
     pub async fn flush(&self) {
-        let _ = tokio::time::timeout(LAST_WAIT, self.room.acquire_many(ROOM)).await;
+        let mut waiting = self.waiting.subscribe();
+        // The sender lives as long as this does.
+        let _ = tokio::time::timeout(LAST_WAIT, waiting.wait_for(|waiting| *waiting == 0)).await;
     }
 }
 
@@ -94,7 +117,8 @@ mod tests {
             let open = Arc::clone(&open);
             async move {
                 open.acquire().await.unwrap().forget();
-                let answer = Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR).body(Body::empty());
+                let answer =
+                    Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR).body(Body::empty());
                 Ok::<_, std::convert::Infallible>(answer.unwrap())
             }
         });
@@ -114,6 +138,10 @@ mod tests {
         assert_eq!(events.metrics.events_dropped(), 3);
         open.add_permits(ROOM as usize);
         events.flush().await;
-        assert_eq!(arrived.load(Ordering::SeqCst), ROOM as usize, "an Event that is refused holds up no other");
+        assert_eq!(
+            arrived.load(Ordering::SeqCst),
+            ROOM as usize,
+            "an Event that is refused holds up no other"
+        );
     }
 }

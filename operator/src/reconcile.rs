@@ -297,7 +297,11 @@ fn setback_note(setback: &Setback) -> Note {
     }
 }
 
-async fn refuse(pipeline: &mut OrderPipeline, problems: &[Problem], context: &Context) -> Result<Action, Error> {
+async fn refuse(
+    pipeline: &mut OrderPipeline,
+    problems: &[Problem],
+    context: &Context,
+) -> Result<Action, Error> {
     context.metrics.stalled();
     context.owners.withdraw(pipeline);
     let verdict = plan::refused(problems, pipeline.status.as_ref());

@@ -137,9 +137,8 @@ impl Admin {
                 ffi::describe_topics(client, &wanted, timeout)
             })
             .await?;
-        let is_there = |topic: &Result<ObservedTopic, Error>| {
-            !matches!(topic, Err(error) if error.is_unknown_topic())
-        };
+        let is_there =
+            |topic: &Result<ObservedTopic, Error>| !matches!(topic, Err(error) if error.is_unknown_topic());
         Ok(described.into_iter().filter(|(_, topic)| is_there(topic)).collect())
     }
 

@@ -54,6 +54,29 @@ async fn a_pipeline_gets_its_topics_and_then_its_workloads() {
 }
 
 #[tokio::test]
+async fn a_topic_costs_three_writes_to_make_one_to_change_and_one_to_delete_and_an_event_each() {
+    scenario(AMPLE, async |world| {
+        let spec = |retention: &str| {
+            json!({"topic": {"deletionPolicy": "Delete", "config": {"retention.ms": retention}}})
+        };
+        world.apply("orders", &spec("1000")).await;
+        let before = world.writes();
+        world.converge("orders").await;
+        assert_eq!(world.writes() - before, 4, "finalizer, intention, status, Event");
+
+        world.apply("orders", &spec("2000")).await;
+        let before = world.writes();
+        world.converge("orders").await;
+        assert_eq!(world.writes() - before, 2, "status, Event");
+
+        let before = world.writes();
+        world.delete("orders").await;
+        assert_eq!(world.writes() - before, 2, "finalizer, Event");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_configuration_key_is_set_changed_and_reset_and_others_are_left_alone() {
     scenario(AMPLE, async |world| {
         world.apply("orders", &json!({"topic": {"config": {"retention.ms": "1000", "segment.ms": "70000"}}})).await;
