@@ -108,6 +108,27 @@ impl Leases {
         Ok(())
     }
 
+    /// Notes that what was sent of the shards led may come to the topic although nobody will hear of it: their events are in
+    /// doubt up to the last one there is. Whoever takes a shard notes the same of the leader before.
+    ///
+    /// # Errors
+    /// When the database fails; it is to be noted again then.
+    pub async fn doubt(&self, connection: &mut PgConnection) -> Result<(), DatabaseError> {
+        let statement = sqlx::query(
+            "update relay_leases
+             set takes = takes + 1, doubtful_to = (select coalesce(max(id), 0) from outbox where outbox.shard = relay_leases.shard)
+             where owner = $1",
+        );
+        bounded("note which events are in doubt", statement.bind(&self.owner).execute(connection)).await?;
+        Ok(())
+    }
+
+    /// This replica's name.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
     /// Lets every shard go and leaves the members.
     ///
     /// # Errors
@@ -128,9 +149,11 @@ impl Leases {
     async fn announce(&self, connection: &mut PgConnection) -> Result<Vec<String>, DatabaseError> {
         bounded("announce this replica", async {
             sqlx::query(
-                "insert into relay_members (owner, expires_at)
-                 values ($1, clock_timestamp() + make_interval(secs => $2))
-                 on conflict (owner) do update set expires_at = excluded.expires_at",
+                // That it knows of fences: see [`super::growth`].
+                "insert into relay_members (owner, expires_at, fence)
+                 values ($1, clock_timestamp() + make_interval(secs => $2), 0)
+                 on conflict (owner) do update
+                 set expires_at = excluded.expires_at, fence = coalesce(relay_members.fence, 0)",
             )
             .bind(&self.owner)
             .bind(self.ttl.as_secs_f64())
@@ -176,7 +199,8 @@ impl Leases {
 
     async fn take(&self, connection: &mut PgConnection, count: usize) -> Result<Vec<i16>, DatabaseError> {
         let statement = sqlx::query_scalar(
-            "update relay_leases set owner = $1, expires_at = clock_timestamp() + make_interval(secs => $2)
+            "update relay_leases set owner = $1, expires_at = clock_timestamp() + make_interval(secs => $2),
+                    takes = takes + 1, doubtful_to = (select coalesce(max(id), 0) from outbox where outbox.shard = relay_leases.shard)
              where shard in (select shard from relay_leases where owner is null or expires_at < clock_timestamp()
                              order by shard limit $3 for update skip locked)
              returning shard",

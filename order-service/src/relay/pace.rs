@@ -21,6 +21,8 @@ const DELETE_AT_ONCE: usize = 500;
 /// Time from one look at leases, parked orders and settled ids to the next. Deleted rows younger than two looks are walked
 /// over by every read.
 const UPKEEP_EVERY: Duration = Duration::from_millis(250);
+/// The same while publishing rests behind a fence, whose end nobody announces.
+const FENCED_UPKEEP_EVERY: Duration = Duration::from_millis(50);
 /// First pause after a failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest pause after a failure: how late the relay notices that all is well again.
@@ -143,8 +145,8 @@ impl Pace {
     }
 
     /// They were.
-    pub(super) fn kept(&mut self, now: Instant) {
-        self.upkeep_at = now + UPKEEP_EVERY;
+    pub(super) fn kept(&mut self, now: Instant, fenced: bool) {
+        self.upkeep_at = now + if fenced { FENCED_UPKEEP_EVERY } else { UPKEEP_EVERY };
         self.worked();
     }
 

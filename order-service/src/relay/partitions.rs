@@ -1,8 +1,10 @@
-//! Settles by how many partitions keys are mapped: the count recorded when the topic was first used.
+//! Settles by how many partitions keys are mapped: the count recorded when the topic was first used, or switched to since.
 
 use std::time::Duration;
 
-use rdkafka::error::KafkaError;
+use rdkafka::ClientContext;
+use rdkafka::client::Client;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::RDKafkaErrorCode;
 use runtime::shutdown::CancellationToken;
 use sqlx::PgPool;
@@ -53,25 +55,37 @@ pub(super) async fn settle(
     }
 }
 
-/// Partitions that the topic has; `None` while it does not exist.
+/// Partitions that the topic has; `None` while it does not exist. The producer knows them all then.
 async fn fetch(publisher: &Publisher, topic: &str) -> Result<Option<i32>, RelayError> {
     let (producer, name) = (publisher.producer(), topic.to_owned());
     let fetched = tokio::task::spawn_blocking(move || {
         use rdkafka::producer::Producer;
-        let metadata = producer.client().fetch_metadata(Some(&name), METADATA_TIMEOUT)?;
-        let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
-            return Ok(None);
-        };
-        match topic.error().map(RDKafkaErrorCode::from) {
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
-            Some(code) => Err(KafkaError::MetadataFetch(code)),
-            None => Ok(i32::try_from(topic.partitions().len()).ok().filter(|count| *count > 0)),
-        }
+        count(producer.client(), &name, METADATA_TIMEOUT)
     });
     match fetched.await {
         Ok(fetched) => fetched.map_err(RelayError::Metadata),
         // The closure does not panic; it may be cancelled with the runtime.
         Err(_) => Err(RelayError::Metadata(KafkaError::Canceled)),
+    }
+}
+
+/// Partitions that the topic has by what a broker says; `None` while it does not exist. Blocks for at most `timeout`.
+///
+/// # Errors
+/// When no broker answers.
+pub(super) fn count<C: ClientContext>(
+    client: &Client<C>,
+    name: &str,
+    timeout: Duration,
+) -> KafkaResult<Option<i32>> {
+    let metadata = client.fetch_metadata(Some(name), timeout)?;
+    let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
+        return Ok(None);
+    };
+    match topic.error().map(RDKafkaErrorCode::from) {
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
+        Some(code) => Err(KafkaError::MetadataFetch(code)),
+        None => Ok(i32::try_from(topic.partitions().len()).ok().filter(|count| *count > 0)),
     }
 }
 
