@@ -228,6 +228,7 @@ async fn make(
     let namespace = pipeline.namespace().unwrap_or_default();
     match change {
         Change::CreateTopic { topic, .. } => create_topic(&*admin(kafka, observed)?, topic, observed).await,
+        Change::GrowTopic { topic, to, .. } => Ok(admin(kafka, observed)?.grow(topic, *to).await?),
         Change::ConfigureTopic { topic, set, reset } => {
             let seen = admin(kafka, observed)?.alter_config(topic, set, reset).await?;
             // Whether a key was reset can't be seen: the default may be what it was set to.

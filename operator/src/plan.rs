@@ -29,6 +29,15 @@ pub enum Change {
         /// Whether there was one that we knew, and now it is gone.
         lost: bool,
     },
+    /// Add partitions to a topic that has too few. The order service goes over to them by itself.
+    GrowTopic {
+        /// Name of the topic.
+        topic: String,
+        /// How many it has.
+        from: i32,
+        /// How many it is to have.
+        to: i32,
+    },
     /// Set and reset configuration keys.
     ConfigureTopic {
         /// Name of the topic.
@@ -78,7 +87,7 @@ impl Change {
     pub fn part(&self) -> Part {
         match self {
             Self::CreateTopic { topic, .. } => Part::Topic(topic.name.clone()),
-            Self::ConfigureTopic { topic, .. } => Part::Topic(topic.clone()),
+            Self::GrowTopic { topic, .. } | Self::ConfigureTopic { topic, .. } => Part::Topic(topic.clone()),
             Self::DeleteObject { part, .. } | Self::ApplyObject { part, .. } => part.clone(),
         }
     }
@@ -90,7 +99,7 @@ impl Change {
     pub fn target(&self) -> String {
         match self {
             Self::CreateTopic { topic, .. } => format!("topic {}", topic.name),
-            Self::ConfigureTopic { topic, .. } => format!("topic {topic}"),
+            Self::GrowTopic { topic, .. } | Self::ConfigureTopic { topic, .. } => format!("topic {topic}"),
             Self::DeleteObject { key, .. } => key.to_string(),
             Self::ApplyObject { intent, .. } => intent.key.to_string(),
         }
@@ -101,6 +110,7 @@ impl Change {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::CreateTopic { .. } => "create_topic",
+            Self::GrowTopic { .. } => "grow_topic",
             Self::ConfigureTopic { .. } => "configure_topic",
             Self::DeleteObject { .. } => "delete_object",
             Self::ApplyObject { why: Why::Missing, .. } => "create_object",
@@ -119,6 +129,9 @@ impl fmt::Display for Change {
                     write!(f, ", replication factor {copies}")?;
                 }
                 topic.config.iter().try_for_each(|(key, value)| write!(f, ", {key}={value}"))
+            }
+            Self::GrowTopic { topic, from, to } => {
+                write!(f, "grow topic {topic} from {from} to {to} partitions")
             }
             Self::ConfigureTopic { topic, set, reset } => {
                 let set = set.iter().map(|(key, value)| format!("set {key}={value}"));

@@ -171,6 +171,7 @@ pub fn note(change: &Change) -> Note {
     let (warning, reason) = match change {
         Change::CreateTopic { lost: true, .. } => (true, "LostTopicRecreated"),
         Change::CreateTopic { lost: false, .. } => (false, "TopicCreated"),
+        Change::GrowTopic { .. } => (false, "TopicGrown"),
         Change::ConfigureTopic { set, .. } if set.is_empty() => (false, "TopicConfigReset"),
         Change::ConfigureTopic { .. } => (false, "TopicConfigChanged"),
         Change::DeleteObject { .. } => (false, "ObjectDeleted"),
@@ -195,9 +196,17 @@ pub fn adoption_notes(
     let configured = |name: &str| {
         done.iter().any(|change| matches!(change, Change::ConfigureTopic { topic, .. } if topic == name))
     };
+    let grown = |name: &str| {
+        done.iter().any(|change| matches!(change, Change::GrowTopic { topic, .. } if topic == name))
+    };
     let mut notes = Vec::new();
     for (name, record) in after {
-        let how = if configured(name) { "taken and configured as declared" } else { "taken as it is" };
+        let how = match (grown(name), configured(name)) {
+            (true, true) => "taken, grown and configured as declared",
+            (true, false) => "taken and grown as declared",
+            (false, true) => "taken and configured as declared",
+            (false, false) => "taken as it is",
+        };
         let known = before.get(name);
         let (warning, reason, message) = match known.and_then(|known| known.id.as_ref()) {
             _ if created(name) => continue,

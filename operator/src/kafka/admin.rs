@@ -1,5 +1,7 @@
 //! The requests the operator makes, each off the runtime's threads and bounded in time.
 
+mod growth;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -117,8 +117,12 @@ proptest! {
         let validated = valid(&new, &observed);
         let KafkaView::Topics(topics) = &observed.kafka else { panic!("the fixture sees Kafka") };
         for change in plan(&validated, &observed).changes {
-            if let Change::CreateTopic { topic, .. } = change {
-                prop_assert!(!topics.contains_key(&topic.name));
+            match change {
+                Change::CreateTopic { topic, .. } => prop_assert!(!topics.contains_key(&topic.name)),
+                Change::GrowTopic { topic, from, to } => {
+                    prop_assert!(from < to && topics[&topic].partitions == from);
+                }
+                _ => {}
             }
         }
     }
@@ -138,6 +142,21 @@ fn topics_come_before_pods() {
             "create Deployment orders-a"
         ]
     );
+}
+
+#[test]
+fn a_topic_with_too_few_partitions_grows_and_dead_letter_topics_stay() {
+    let old = pipeline_with(&format!("topic: {{partitions: 3}}, {GROUPS}"));
+    let validated = valid(&old, &nothing(&old));
+    let observed = after(&validated, &nothing(&old), &plan(&validated, &nothing(&old)).changes);
+    let new = pipeline_with(&format!("topic: {{partitions: 6}}, {GROUPS}"));
+    let validated = valid(&new, &observed);
+    let changes = plan(&validated, &observed).changes;
+    let said: Vec<_> = changes.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["grow topic orders from 3 to 6 partitions"]);
+    let then = after(&validated, &observed, &changes);
+    assert_eq!(plan(&validated, &then).changes, vec![]);
+    assert_eq!(then.records["orders"].partitions, Some(6));
 }
 
 #[test]

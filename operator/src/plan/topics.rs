@@ -1,4 +1,4 @@
-//! Which topics to create and which configuration keys to set or reset.
+//! Which topics to create or to grow, and which configuration keys to set or reset.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +12,11 @@ use crate::validate::{Part, ValidatedPipeline, is_known};
 pub(super) fn plan(pipeline: &ValidatedPipeline, observed: &Observed, plan: &mut Plan) -> bool {
     match &observed.kafka {
         KafkaView::Topics(present) => {
-            for topic in &pipeline.topics {
+            for (index, topic) in pipeline.topics.iter().enumerate() {
                 let record = observed.records.get(&topic.name);
+                // Dead letters need no certain number: only the main topic, the first, grows.
+                plan.changes
+                    .extend(present.get(&topic.name).filter(|_| index == 0).and_then(|is| growth(topic, is)));
                 plan.changes.extend(change(topic, present.get(&topic.name), record));
             }
             true
@@ -30,6 +33,12 @@ pub(super) fn plan(pipeline: &ValidatedPipeline, observed: &Observed, plan: &mut
             pipeline.topics.iter().all(known)
         }
     }
+}
+
+/// Whether growth is wanted at all was validated.
+fn growth(topic: &NewTopic, present: &ObservedTopic) -> Option<Change> {
+    let (from, to) = (present.partitions, topic.partitions);
+    (from < to).then(|| Change::GrowTopic { topic: topic.name.clone(), from, to })
 }
 
 fn change(topic: &NewTopic, present: Option<&ObservedTopic>, record: Option<&TopicStatus>) -> Option<Change> {
