@@ -12,6 +12,7 @@
 //!
 //! `crd` holds the resource, `owners` knows whose a topic or group is, `freshness` whether a watch is ahead of
 //! our own writes, `names` what others rely on, `render` the manifests, `kafka` the few requests to brokers.
+//! `scaling` decides how many pods a group should have; no step asks it yet (docs/scaling.md).
 //! `lease` elects one of several processes; `leadership` is what its writes are refused without.
 //! No step but observe, check, apply, report and finalize can do I/O: the others are given nothing to do it with.
 
@@ -33,6 +34,7 @@ pub mod report;
 pub mod events;
 pub mod finalize;
 pub mod preview;
+pub mod scaling;
 pub mod poller;
 pub mod owners;
 pub mod freshness;
