@@ -7,13 +7,17 @@ mod shared;
 mod admin;
 mod handles;
 mod drain;
+mod groups;
+mod heads;
 
 use std::collections::BTreeMap;
 
 pub use admin::Admin;
 pub use drain::backlog;
 pub use error::{Error, Severity};
+pub use groups::{GroupLook, GroupLooks, GroupQuery, GroupState, Member, Membership, PartitionLook};
 pub use handles::Handles;
+pub use heads::{FirstRecord, first_records};
 pub use values::same;
 
 /// A topic as the broker describes it.

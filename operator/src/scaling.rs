@@ -14,10 +14,13 @@ mod age;
 mod rates;
 mod stalls;
 mod fit;
+mod window;
 mod memory;
 mod sink;
 mod decide;
 mod verdict;
+mod telling;
+mod service;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +30,8 @@ pub use age::Age;
 pub use decide::decide;
 pub use memory::Memory;
 pub use signals::{Backlog, Committed, Head, Reading, Seconds};
+pub use service::{Pod, ServiceMemory, ServiceObservation, ServicePolicy, decide_service};
+pub use telling::{Telling, Told};
 pub use verdict::Verdict;
 
 /// What the user asks for.
@@ -57,6 +62,8 @@ pub struct Observation<'a> {
     pub ready: u32,
     /// Whether the group is dealing out its partitions anew.
     pub rebalancing: bool,
+    /// Whether the topic is about to get more partitions.
+    pub growing: bool,
     /// The partitions by number; none when they could not be read.
     pub partitions: &'a [Reading],
 }

@@ -1,5 +1,6 @@
 //! The requests the operator makes, each off the runtime's threads and bounded in time.
 
+mod groups;
 mod growth;
 
 use std::collections::{BTreeMap, BTreeSet};

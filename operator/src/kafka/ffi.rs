@@ -6,6 +6,8 @@
 
 mod configs;
 mod topics;
+mod offsets;
+mod groups;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -20,6 +22,8 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::error::Error;
 
 pub(super) use configs::{ConfigChange, alter_topic_configs};
+pub(super) use groups::describe_groups;
+pub(super) use offsets::{list_committed, list_offsets};
 pub(super) use topics::{create_topics, describe_topics};
 
 /// librdkafka answers within the request timeout; this much later the answer is given up.

@@ -35,6 +35,12 @@ pub fn decide(policy: &Policy, seen: &Observation<'_>, mut memory: Memory) -> (D
         let reason = "the group is dealing out its partitions anew: replicas are held";
         return (held(policy, seen, Verdict::Rebalancing, reason), memory);
     }
+    if seen.growing || memory.growing(seen) {
+        let reason = "the topic is being given more partitions: replicas are held";
+        let held = held(policy, seen, Verdict::Growing, reason);
+        // The new partitions are used only once every group has a place in them, and a group at rest gets none.
+        return (Decision { replicas: held.replicas.max(1), ..held }, memory);
+    }
     let Some(view) = View::new(policy, seen, &memory) else {
         let reason = "rates are known after a second look: replicas are held";
         return (held(policy, seen, Verdict::LagUnknown, reason), memory);
@@ -50,11 +56,11 @@ pub fn decide(policy: &Policy, seen: &Observation<'_>, mut memory: Memory) -> (D
     let replicas = if limit.is_some_and(|limit| limit < seen.replicas) || out > seen.replicas {
         out
     } else {
-        memory.held_for(window, seen.at, wanted).min(seen.replicas)
+        memory.wanted.held(window, seen.at, wanted).min(seen.replicas)
     };
     let replicas = replicas.clamp(least, most);
     let (verdict, reason) = view.verdict(needed, replicas, most, limit);
-    memory.want(window, seen.at, wanted);
+    memory.wanted.push(window, seen.at, wanted);
     if let Some(capacity) = memory.capacity.known().filter(|_| replicas != seen.replicas) {
         memory.sink.stepped(seen.replicas, replicas, seen.at, capacity);
     }
@@ -65,27 +71,6 @@ pub fn decide(policy: &Policy, seen: &Observation<'_>, mut memory: Memory) -> (D
 fn held(policy: &Policy, seen: &Observation<'_>, verdict: Verdict, reason: &str) -> Decision {
     let replicas = seen.replicas.clamp(policy.min, policy.max.max(policy.min));
     Decision { replicas, verdict, reason: reason.to_owned() }
-}
-
-impl Memory {
-    /// Takes down how many pods would hold now.
-    fn want(&mut self, window: Seconds, at: Seconds, pods: u32) {
-        self.wanted.push_back((at, pods));
-        // The one before the window begins shows that the window is covered.
-        while self.wanted.get(1).is_some_and(|(second, _)| at - second >= window) {
-            self.wanted.pop_front();
-        }
-    }
-
-    /// The fewest pods that would have held for a whole window, `now` included; everything, while less is known.
-    fn held_for(&self, window: Seconds, at: Seconds, now: u32) -> u32 {
-        match self.wanted.front() {
-            Some((first, _)) if at - first >= window => {
-                self.wanted.iter().map(|(_, pods)| *pods).fold(now, u32::max)
-            }
-            _ => u32::MAX,
-        }
-    }
 }
 
 /// The partitions at one tick, with everything known that a decision needs.
@@ -163,9 +148,20 @@ impl<'a> View<'a> {
         capacity * (1.0 + STRETCH.min(self.policy.target_age / 2.0 / self.policy.catch_up))
     }
 
-    /// The fewest pods that any work needs: one, as soon as there is some.
+    /// The fewest pods that any work needs: one, as soon as there is some. A group at rest rests on until a record has waited
+    /// for so long that a pod, which has to start first, comes in time by half the target.
     fn first_pod(&self) -> u32 {
-        let work = self.parts.iter().any(|part| part.records > 0.0 || part.arrivals > 0.0);
+        let patience = (self.policy.target_age / 2.0 - self.memory.start).max(0.0);
+        let due = |part: &Part| match part.age {
+            Age::Nothing => false,
+            // How old it is nobody knows.
+            Age::AtLeast(_) => true,
+            Age::Known(age) => age >= patience,
+        };
+        let work = match self.seen.replicas {
+            0 => self.parts.iter().any(due),
+            _ => self.parts.iter().any(|part| part.records > 0.0 || part.arrivals > 0.0),
+        };
         u32::from(work || needs_a_first_pod(self.seen.partitions, self.policy.start_from))
     }
 
@@ -173,6 +169,9 @@ impl<'a> View<'a> {
     fn needed(&self) -> u32 {
         let current = self.seen.replicas;
         let first = self.first_pod().max(current);
+        if first == 0 {
+            return 0;
+        }
         // Records that wait too long wait for pods that are full, or nearly: what was reached comes near to what they can.
         let reached = Some(self.memory.capacity.at_least()).filter(|reached| self.late() && *reached > 0.0);
         let Some(capacity) = self.memory.capacity.known().or(reached) else { return first };

@@ -1,12 +1,13 @@
 //! Memory: what a decision needs of the ticks before it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::age::Log;
 use super::rates::{Capacity, History, Sample};
 use super::signals::{Backlog, Committed, Head, Reading, Seconds};
 use super::sink::Sink;
 use super::stalls::{self, Health};
+use super::window::Window;
 use super::{Age, Observation, Policy};
 
 /// How long moved partitions are taken to rest in a rebalance before one was seen, in seconds.
@@ -21,6 +22,9 @@ const SOME_WAIT: f64 = 0.25;
 const BUSY_WAIT: f64 = 0.5;
 /// What binds a partition is believed for so long after it was last seen.
 const CEILING_KEPT: Seconds = 60.0;
+/// A topic that got partitions is taken to be growing until its group has committed in all of them, or for so long: our consumers
+/// do within some ten seconds, and others perhaps never.
+const GROWTH_SETTLES: Seconds = 120.0;
 
 /// What a decision needs of the ticks before it. It may be lost: then capacity is measured anew, and until then nothing is added.
 #[derive(Clone, Debug)]
@@ -32,13 +36,14 @@ pub struct Memory {
     /// How long a step out takes until its pods read.
     pub(super) start: Seconds,
     /// How many pods would have held, tick by tick.
-    pub(super) wanted: VecDeque<(Seconds, u32)>,
+    pub(super) wanted: Window,
     pub(super) sink: Sink,
     /// Since when the group has been reading without a rebalance, a change of members or a gap in what we saw.
     pub(super) undisturbed: Seconds,
     rebalancing: Option<Seconds>,
     ready: u32,
     lost_at: Option<Seconds>,
+    grew_at: Option<Seconds>,
 }
 
 /// What is remembered of one partition.
@@ -67,12 +72,13 @@ impl Default for Memory {
             capacity: Capacity::default(),
             pause: PAUSE_PRIOR,
             start: START_PRIOR,
-            wanted: VecDeque::new(),
+            wanted: Window::default(),
             sink: Sink::default(),
             undisturbed: 0.0,
             rebalancing: None,
             ready: 0,
             lost_at: None,
+            grew_at: None,
         }
     }
 }
@@ -121,6 +127,9 @@ impl Memory {
     pub(super) fn take_down(&mut self, policy: &Policy, seen: &Observation<'_>, backlogs: &[Backlog]) {
         if self.tracks.len() > backlogs.len() {
             self.tracks.clear();
+        }
+        if !self.tracks.is_empty() && self.tracks.len() < backlogs.len() {
+            self.grew_at = Some(seen.at);
         }
         self.tracks.resize_with(backlogs.len(), Track::default);
         for ((track, reading), backlog) in self.tracks.iter_mut().zip(seen.partitions).zip(backlogs) {
@@ -216,6 +225,19 @@ impl Memory {
                 track.ceiling = track.history.drain().map(|drain| (drain, seen.at));
             }
         }
+    }
+
+    /// Whether the topic got partitions of which the group may not know yet.
+    pub(super) fn growing(&self, seen: &Observation<'_>) -> bool {
+        let unaware = seen.partitions.iter().any(|reading| reading.committed == Committed::Nothing);
+        unaware && self.grew_at.is_some_and(|at| seen.at - at <= GROWTH_SETTLES)
+    }
+
+    /// Records that are still to be read, and those that were deleted before they were.
+    #[must_use]
+    pub fn backlog(&self) -> (u64, u64) {
+        let last = |track: &Track| track.history.samples().next_back().map_or(0, |sample| sample.records);
+        self.tracks.iter().fold((0, 0), |(left, lost), track| (left + last(track), lost + track.lost))
     }
 
     /// Whether records were lost within the last `span`.

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     fn seen(at: Seconds, ready: u32) -> Observation<'static> {
-        Observation { at, replicas: ready, ready, rebalancing: false, partitions: &[] }
+        Observation { at, replicas: ready, ready, rebalancing: false, growing: false, partitions: &[] }
     }
 
     fn after_a_step(from: u32, to: u32) -> Sink {

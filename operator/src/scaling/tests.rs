@@ -42,7 +42,7 @@ impl Group {
 
     fn look(&mut self, ready: u32, rebalancing: bool) -> Decision {
         let Self { at, replicas, ref partitions, .. } = *self;
-        let seen = Observation { at, replicas, ready, rebalancing, partitions };
+        let seen = Observation { at, replicas, ready, rebalancing, growing: false, partitions };
         let (decision, memory) = decide(&self.policy, &seen, self.memory.take().unwrap());
         self.memory = Some(memory);
         self.at += TICK;
@@ -213,6 +213,35 @@ fn a_group_rests_at_zero_and_wakes_for_the_first_record() {
     let resting = group.ticks(30, &[0; 4], &[0; 4]);
     assert_eq!(resting.last().unwrap().replicas, 0);
     assert_eq!(group.tick(&[0, 0, 1, 0], &[0; 4]).replicas, 1);
+}
+
+#[test]
+fn a_group_at_rest_is_woken_by_the_age_of_its_first_record() {
+    let mut group = Group::new(0, &[0; 4]);
+    group.policy = Policy { min: 0, target_age: 120.0, ..POLICY };
+    group.ticks(2, &[0; 4], &[0; 4]);
+    group.tick(&[0, 0, 1, 0], &[0; 4]);
+    // Half the target is a minute, and a pod is taken to need a quarter of it to start.
+    let waiting = group.ticks(8, &[0; 4], &[0; 4]);
+    assert!(waiting.iter().all(|decision| decision.replicas == 0), "{waiting:?}");
+    assert_eq!(waiting.last().unwrap().verdict, Verdict::WithinTarget);
+    assert_eq!(group.ticks(3, &[0; 4], &[0; 4]).pop().unwrap().replicas, 1);
+}
+
+#[test]
+fn while_the_topic_grows_nothing_is_changed_and_a_group_at_rest_gets_a_place_in_it() {
+    for (replicas, then) in [(2, 2), (0, 1)] {
+        let mut group = Group::new(replicas, &[0; 4]);
+        group.policy.min = 0;
+        group.ticks(2, &[90; 4], &[90; 4]);
+        group.replicas = replicas;
+        let fresh = Reading { log_end: Some(0), committed: Committed::Nothing, ..group.partitions[0] };
+        group.partitions.push(fresh);
+        let decision = group.tick(&[90; 5], &[10; 5]);
+        assert_eq!((decision.replicas, decision.verdict), (then, Verdict::Growing));
+        group.partitions[4].committed = Committed::At(0);
+        assert_ne!(group.tick(&[90; 5], &[10; 5]).verdict, Verdict::Growing, "it has a place everywhere");
+    }
 }
 
 #[test]

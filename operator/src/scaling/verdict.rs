@@ -13,6 +13,8 @@ pub enum Verdict {
     LagUnknown,
     /// The group is dealing out its partitions: nothing is changed.
     Rebalancing,
+    /// The topic is being given more partitions: nothing is changed.
+    Growing,
     /// Partitions that nobody gets on with: pods do not help them.
     PartitionStalled,
     /// A partition brings more than one pod, or one key, works off: pods do not help it.
@@ -23,11 +25,77 @@ pub enum Verdict {
     AtMaximum,
     /// Records were deleted before they were read, or soon will be.
     RetentionRisk,
+    /// Events wait in the outbox: pods that take orders do not help them.
+    RelayBehind,
+    /// Somebody else sets the number of pods.
+    ScaledElsewhere,
+}
+
+impl Verdict {
+    /// Every verdict.
+    pub const ALL: [Self; 12] = [
+        Self::WithinTarget,
+        Self::CatchingUp,
+        Self::LagUnknown,
+        Self::Rebalancing,
+        Self::Growing,
+        Self::PartitionStalled,
+        Self::HotPartition,
+        Self::SinkSaturated,
+        Self::AtMaximum,
+        Self::RetentionRisk,
+        Self::RelayBehind,
+        Self::ScaledElsewhere,
+    ];
+
+    /// The word, as conditions, Events and metrics have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::WithinTarget => "WithinTarget",
+            Self::CatchingUp => "CatchingUp",
+            Self::LagUnknown => "LagUnknown",
+            Self::Rebalancing => "Rebalancing",
+            Self::Growing => "Growing",
+            Self::PartitionStalled => "PartitionStalled",
+            Self::HotPartition => "HotPartition",
+            Self::SinkSaturated => "SinkSaturated",
+            Self::AtMaximum => "AtMaximum",
+            Self::RetentionRisk => "RetentionRisk",
+            Self::RelayBehind => "RelayBehind",
+            Self::ScaledElsewhere => "ScaledElsewhere",
+        }
+    }
+
+    /// The verdict of this name, if there is one.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|verdict| verdict.name() == name)
+    }
+
+    /// Whether a person should look.
+    #[must_use]
+    pub const fn is_trouble(self) -> bool {
+        match self {
+            Self::WithinTarget
+            | Self::CatchingUp
+            | Self::Rebalancing
+            | Self::Growing
+            | Self::ScaledElsewhere => false,
+            Self::LagUnknown
+            | Self::PartitionStalled
+            | Self::HotPartition
+            | Self::SinkSaturated
+            | Self::AtMaximum
+            | Self::RetentionRisk
+            | Self::RelayBehind => true,
+        }
+    }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{self:?}")
+        formatter.write_str(self.name())
     }
 }
 
@@ -49,6 +117,14 @@ mod tests {
     fn a_sentence_names_a_few_partitions() {
         assert_eq!(named(&[3]), "partition 3");
         assert_eq!(named(&[1, 2, 3, 4, 5, 6]), "partitions 1, 2, 3, 4, 5 and others");
-        assert_eq!(Verdict::HotPartition.to_string(), "HotPartition");
+    }
+
+    #[test]
+    fn a_verdict_is_known_by_its_name() {
+        for verdict in Verdict::ALL {
+            assert_eq!(Verdict::named(&verdict.to_string()), Some(verdict));
+            assert_eq!(verdict.name(), format!("{verdict:?}"));
+        }
+        assert_eq!(Verdict::named("Unheard"), None);
     }
 }

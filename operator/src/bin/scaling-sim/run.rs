@@ -51,6 +51,7 @@ impl Scaler {
                     replicas,
                     ready: u32::try_from(world.group.members().len()).unwrap_or(u32::MAX),
                     rebalancing: world.group.rebalancing(),
+                    growing: false,
                     partitions: &partitions,
                 };
                 let (decision, after) = decide(&POLICY, &seen, *std::mem::take(memory));
