@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rdkafka::admin::NewPartitions;
 
 use super::Admin;
-use crate::kafka::Error;
+use crate::kafka::{Error, ObservedTopic};
 
 impl Admin {
     /// Asks Kafka whether it would add partitions to a topic, without adding any.
@@ -16,12 +16,12 @@ impl Admin {
         self.add_partitions(topic, partitions, true).await
     }
 
-    /// Adds partitions to a topic until it has `partitions`, and returns once a broker shows them. A topic that has as many
-    /// already, as after an attempt whose answer was lost, is fine.
+    /// Adds partitions to a topic until it has `partitions`, and returns it once a broker shows them; `None` when none does in
+    /// time. A topic that has as many already, as after an attempt whose answer was lost, is fine.
     ///
     /// # Errors
     /// When Kafka can't be reached or refuses, or this process does not lead.
-    pub async fn grow(&self, topic: &str, partitions: i32) -> Result<(), Error> {
+    pub async fn grow(&self, topic: &str, partitions: i32) -> Result<Option<ObservedTopic>, Error> {
         self.add_partitions(topic, partitions, false).await?;
         self.shown(topic, |topic| topic.partitions >= partitions).await
     }
