@@ -10,7 +10,8 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use consumer::metrics::{ConsumerMetrics, count};
 use operator::leadership::Leadership;
-use operator::metrics::Outcome;
+use operator::metrics::{Judged, Outcome, WorkloadLabels};
+use operator::scaling::Verdict;
 use order_service::metrics::{ApiMetrics, OrderAction, RelayMetrics, WriterMetrics};
 use runtime::metrics::Metrics;
 use serde_json::{Value, json};
@@ -66,6 +67,19 @@ fn exposition() -> String {
     operator.ended(Outcome::error, Duration::ZERO);
     operator.stalled();
     operator.changed("Deployment");
+    let of = WorkloadLabels { namespace: "shop".into(), pipeline: "orders".into(), group: "data".into() };
+    let judged = Judged {
+        age: Some(0.0),
+        target: 5.0,
+        records: Some(0),
+        lost: 0,
+        replicas: 1,
+        wanted: 1,
+        capacity: Some(1.0),
+        verdict: Verdict::WithinTarget,
+    };
+    operator.scaling.judged(&of, &judged);
+    operator.scaling.looked(Duration::ZERO);
     drop(operator.begin());
     metrics.register(|registry| Leadership::standby().register("orderflow-operator", registry));
     metrics.render()

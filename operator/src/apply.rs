@@ -1,5 +1,7 @@
 //! Step 4, apply: makes the changes, in order. A failure stops what depends on it and nothing else.
 
+mod replicas;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -267,6 +269,9 @@ fn admin(kafka: &Handles, observed: &Observed) -> Result<Arc<Admin>, Error> {
 async fn apply_object(client: &Client, namespace: &str, intent: &Intent) -> Result<(), kube::Error> {
     let api: Api<DynamicObject> =
         Api::namespaced_with(client.clone(), namespace, &intent.key.kind.resource());
+    if intent.leaves_replicas() {
+        replicas::hand_over(&api, intent).await?;
+    }
     let params = PatchParams::apply(names::MANAGER).force();
     api.patch(&intent.key.name, &params, &Patch::Apply(&intent.body)).await?;
     Ok(())

@@ -76,6 +76,9 @@ pub struct RunArgs {
     /// How often Kafka is looked at for drift, in seconds.
     #[arg(long, env = "POLL_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub poll_seconds: u64,
+    /// How often what has `autoscaling` is looked at, in seconds.
+    #[arg(long, env = "SCALE_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub scale_seconds: u64,
     /// Longest wait for Kafka's answer to one request, in seconds.
     #[arg(long, env = "KAFKA_TIMEOUT_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
     pub kafka_timeout_seconds: u64,

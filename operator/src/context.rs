@@ -15,6 +15,7 @@ use crate::names;
 use crate::observe::Owned;
 use crate::owners::Owners;
 use crate::poller::Watchlist;
+use crate::scaler::Roster;
 
 /// What the operator was started with, as far as a reconciliation needs it.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ pub struct Context {
     pub owners: Owners,
     /// Whether what the watches show is the newest.
     pub freshness: Freshness,
+    /// What is scaled, and how that stands.
+    pub roster: Roster,
     /// What the poller compares Kafka with.
     pub watchlist: Watchlist,
     /// Whether this process may write.
@@ -76,6 +79,7 @@ impl Context {
             owned: Owned::default(),
             owners: Owners::default(),
             freshness: Freshness::default(),
+            roster: Roster::default(),
             watchlist: Watchlist::default(),
             leadership,
             metrics,

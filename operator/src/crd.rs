@@ -5,11 +5,14 @@ mod spec;
 #[expect(unreachable_pub, reason = "the schema macro repeats each struct where none can reach it")]
 mod workload;
 #[expect(unreachable_pub, reason = "the schema macro repeats each struct where none can reach it")]
+mod autoscaling;
+#[expect(unreachable_pub, reason = "the schema macro repeats each struct where none can reach it")]
 mod env;
 #[expect(unreachable_pub, reason = "the schema macro repeats each struct where none can reach it")]
 mod status;
 mod manifest;
 
+pub use autoscaling::{GroupAutoscaling, OrderServiceAutoscaling, ScalingMode};
 pub use env::{EnvSetting, SecretKeyRef};
 pub use manifest::{NAME, NAME_MAX, definition, yaml};
 pub use spec::{
@@ -18,7 +21,6 @@ pub use spec::{
 };
 pub use status::{ConsumerGroupStatus, OrderPipelineStatus, OrderServiceStatus, TopicStatus};
 pub use workload::{
-    ConsumerGroupSpec, DatabaseSpec, DeadLetterSpec, Delivery, GroupAutoscaling, HttpSink,
-    OrderServiceAutoscaling, OrderServiceSpec, PostgresSink, PullPolicy, Resources, RetrySpec, ServiceSpec,
-    ServiceType, Sink, StartFrom,
+    ConsumerGroupSpec, DatabaseSpec, DeadLetterSpec, Delivery, HttpSink, OrderServiceSpec, PostgresSink,
+    PullPolicy, Resources, RetrySpec, ServiceSpec, ServiceType, Sink, StartFrom,
 };

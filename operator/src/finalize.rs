@@ -80,6 +80,7 @@ pub async fn finalize(pipeline: &OrderPipeline, context: &Context) -> Result<Act
     if !pipeline.finalizers().iter().any(|name| name == FINALIZER) {
         return Ok(Action::await_change());
     }
+    context.roster.forget(&reference(pipeline));
     let overdue = is_overdue(&pipeline.metadata, context.options.finalizer_timeout);
     if !overdue
         && let Some(drain::Pending { reason, message, wait }) = drain::pending(pipeline, context).await?

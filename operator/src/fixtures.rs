@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::crd::{OrderPipeline, SecretKeyRef, TopicStatus};
 use crate::kafka::{NewTopic, ObservedTopic};
-use crate::observe::{KafkaView, LiveObject, Observed, SecretState};
+use crate::observe::{KafkaView, LiveObject, Observed, ScalingView, SecretState};
 use crate::plan::{Change, remember};
 use crate::validate::{ValidatedPipeline, validate};
 
@@ -47,6 +47,7 @@ pub(crate) fn nothing(pipeline: &OrderPipeline) -> Observed {
         objects: BTreeMap::new(),
         records: BTreeMap::new(),
         conflicts: Vec::new(),
+        scaling: ScalingView::default(),
     }
 }
 
@@ -122,6 +123,7 @@ pub(crate) fn live(mut body: serde_json::Value, owner: &str) -> LiveObject {
         controller: Some(owner.to_owned()),
         controller_name: Some("OrderPipeline someone".to_owned()),
         deleting: false,
+        only_scaled: false,
         body,
     }
 }

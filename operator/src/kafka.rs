@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 pub use admin::Admin;
 pub use drain::backlog;
 pub use error::{Error, Severity};
-pub use groups::{GroupLook, GroupLooks, GroupQuery, GroupState, Member, Membership, PartitionLook};
+pub use groups::{GroupLook, GroupLooks, GroupQuery, GroupState, Member, Membership, PartitionLook, Place};
 pub use handles::Handles;
 pub use heads::{FirstRecord, first_records};
 pub use values::same;

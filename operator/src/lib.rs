@@ -3,8 +3,9 @@
 //! ```text
 //! run ─ watches ─┐                          one pass
 //!                ├─▶ reconcile: observe ─▶ validate ─▶ plan ─▶ apply ─▶ report
-//! poller ────────┘      │        │ reads     │ pure     │ pure   │ writes   │ one status apply, Events
-//! (Kafka has no watch)  │     Observed  Validated…     Plan    Applied
+//! poller ────────┤      │        │ reads     │ pure     │ pure   │ writes   │ one status apply, Events
+//! scaler ────────┘      │     Observed  Validated…     Plan    Applied
+//! (Kafka has no watch)  │
 //!                       └─▶ finalize (deletion)
 //! ```
 //!
@@ -12,7 +13,7 @@
 //!
 //! `crd` holds the resource, `owners` knows whose a topic or group is, `freshness` whether a watch is ahead of
 //! our own writes, `names` what others rely on, `render` the manifests, `kafka` the few requests to brokers.
-//! `scaling` decides how many pods a group should have; no step asks it yet (docs/scaling.md).
+//! `scaler` looks at what is scaled and asks `scaling`, which is pure, how many pods there should be; a pass makes it so (docs/scaling.md).
 //! `lease` elects one of several processes; `leadership` is what its writes are refused without.
 //! No step but observe, check, apply, report and finalize can do I/O: the others are given nothing to do it with.
 
@@ -34,8 +35,9 @@ pub mod report;
 pub mod events;
 pub mod finalize;
 pub mod preview;
-pub mod scaling;
 pub mod poller;
+pub mod scaler;
+pub mod scaling;
 pub mod owners;
 pub mod freshness;
 pub mod backoff;

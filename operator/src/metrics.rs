@@ -1,5 +1,7 @@
 //! The operator's figures, under the names that controller-runtime made common.
 
+mod scaling;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+pub use scaling::{Judged, ScalingMetrics, WorkloadLabels};
 
 /// Name of the one controller there is.
 const CONTROLLER: &str = "orderpipeline";
@@ -56,6 +60,8 @@ pub struct Metrics {
     status_writes: Counter,
     events_dropped: Counter,
     backing_off: Gauge,
+    /// Of scaling.
+    pub scaling: ScalingMetrics,
 }
 
 impl Default for Metrics {
@@ -70,6 +76,7 @@ impl Default for Metrics {
             status_writes: Counter::default(),
             events_dropped: Counter::default(),
             backing_off: Gauge::default(),
+            scaling: ScalingMetrics::default(),
         }
     }
 }
@@ -89,6 +96,7 @@ impl Metrics {
             status_writes,
             events_dropped,
             backing_off,
+            scaling,
         } = metrics.clone();
         registry.register("controller_runtime_reconcile", "Reconciliations by result", reconciles);
         registry.register("controller_runtime_reconcile_errors", "Reconciliations that failed", errors);
@@ -107,6 +115,7 @@ impl Metrics {
             events_dropped,
         );
         registry.register("orderflow_operator_backing_off", "Pipelines waiting after a failure", backing_off);
+        scaling.register(registry);
         metrics
     }
 

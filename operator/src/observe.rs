@@ -3,6 +3,7 @@
 mod secrets;
 mod owned;
 mod objects;
+mod scaling;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,9 +14,11 @@ use crate::crd::{OrderPipeline, SecretKeyRef, TopicStatus};
 use crate::kafka::{Handles, ObservedTopic, Severity};
 use crate::names;
 use crate::owners::Conflict;
+use crate::scaler::Roster;
 
 pub use objects::{LiveObject, ObjectKey, ObjectKind, observe as objects};
 pub use owned::{Owned, Watched};
+pub use scaling::{ScalingView, Standing};
 pub use secrets::{SecretState, connection};
 
 /// Reason of what waits for a Secret.
@@ -36,6 +39,8 @@ pub struct Observed {
     pub records: BTreeMap<String, TopicStatus>,
     /// What the spec names and another pipeline owns.
     pub conflicts: Vec<Conflict>,
+    /// What was decided about numbers of pods, and who else decides.
+    pub scaling: ScalingView,
 }
 
 impl Observed {
@@ -84,12 +89,14 @@ pub async fn observe(
     client: &Client,
     kafka: &Handles,
     owned: &Owned,
+    roster: &Roster,
     pipeline: &OrderPipeline,
     recent: impl Fn(&KafkaConnection, &BTreeSet<String>) -> Option<BTreeMap<String, ObservedTopic>>,
 ) -> Result<Observed, Error> {
     let namespace = pipeline.namespace().unwrap_or_default();
     let secrets = secrets::observe(client, &namespace, &secret_refs(pipeline)).await?;
-    let objects = objects::observe(client, owned, &namespace, pipeline).await?;
+    let mut objects = objects::observe(client, owned, &namespace, pipeline).await?;
+    let scaling = scaling::observe(client, roster, &namespace, pipeline, &mut objects).await?;
     let records = records(pipeline);
     let topics = topic_names(pipeline).into_iter().chain(records.keys().cloned()).collect();
     let connection = secrets::connect(&pipeline.spec.kafka, &secrets);
@@ -99,7 +106,8 @@ pub async fn observe(
         None => observe_kafka(kafka, connection.as_ref(), &topics).await,
     };
     let secrets = secrets.into_iter().map(|(key, seen)| (key, seen.state)).collect();
-    Ok(Observed { connection: connection.ok(), kafka, secrets, objects, records, conflicts: Vec::new() })
+    let conflicts = Vec::new();
+    Ok(Observed { connection: connection.ok(), kafka, secrets, objects, records, conflicts, scaling })
 }
 
 /// Topics that the spec names, whether or not the spec is valid.

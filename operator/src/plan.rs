@@ -7,6 +7,7 @@ mod same;
 mod records;
 mod conditions;
 mod standstill;
+mod scaling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -74,6 +75,13 @@ pub enum Why {
     Missing,
     /// The intent changed.
     Changed,
+    /// Another number of pods was decided.
+    Scaled {
+        /// Pods there were to be.
+        from: i64,
+        /// Pods there are to be.
+        to: i64,
+    },
     /// Somebody changed what is the operator's.
     Drifted {
         /// The first field that differs.
@@ -115,6 +123,7 @@ impl Change {
             Self::DeleteObject { .. } => "delete_object",
             Self::ApplyObject { why: Why::Missing, .. } => "create_object",
             Self::ApplyObject { why: Why::Changed, .. } => "update_object",
+            Self::ApplyObject { why: Why::Scaled { .. }, .. } => "scale_object",
             Self::ApplyObject { why: Why::Drifted { .. }, .. } => "repair_object",
         }
     }
@@ -142,6 +151,7 @@ impl fmt::Display for Change {
             Self::ApplyObject { intent, why, .. } => match why {
                 Why::Missing => write!(f, "create {}", intent.key),
                 Why::Changed => write!(f, "update {}", intent.key),
+                Why::Scaled { from, to } => write!(f, "scale {} from {from} to {to} pods", intent.key),
                 Why::Drifted { field } => write!(f, "repair {}: {} was changed", intent.key, &field[1..]),
             },
         }

@@ -21,6 +21,7 @@ use crate::observe::{KafkaView, Owned, observe};
 use crate::owners::Conflict;
 use crate::plan::{Change, Plan, Why, plan};
 use crate::run::{Scope, request_client, scopes};
+use crate::scaler::Roster;
 use crate::validate::{Part, Problem, validate};
 
 use conflicts::Neighbours;
@@ -177,7 +178,8 @@ async fn preview(
         return Ok(preview);
     };
     // Nobody watches here: every object is asked for.
-    let mut observed = observe(client, kafka, &Owned::default(), manifest, |_, _| None).await?;
+    let mut observed =
+        observe(client, kafka, &Owned::default(), &Roster::default(), manifest, |_, _| None).await?;
     observed.conflicts = conflicts;
     match validate(manifest, &observed, default_image) {
         Err(problems) => preview.problems.extend(problems.into_iter().map(PlannedProblem::from)),

@@ -165,6 +165,7 @@ async fn pass(shown: &OrderPipeline, context: &Context) -> Result<Action, Error>
     };
     let (observed, left) = look_again(&pipeline, &validated, observed, planned, &applied, context).await?;
     let verdict = report(&mut pipeline, &validated, &observed, &left, &applied, context).await?;
+    context.roster.register(&reference(&pipeline), &validated, &observed);
     if validated.paused {
         context.owners.withdraw(&pipeline);
     } else {
@@ -182,7 +183,8 @@ async fn look(pipeline: &OrderPipeline, context: &Context) -> Result<Observed, E
     }
     let pipeline_ref = reference(pipeline);
     let recent = |connection: &_, topics: &_| context.watchlist.recent(&pipeline_ref, connection, topics);
-    let observed = observe(&context.client, &context.kafka, &context.owned, pipeline, recent).await?;
+    let observed =
+        observe(&context.client, &context.kafka, &context.owned, &context.roster, pipeline, recent).await?;
     let validated = validate(pipeline, &observed, &context.options.default_image);
     match validated.is_ok_and(|validated| plan(&validated, &observed).changes.is_empty()) {
         true => Ok(observed),
@@ -201,7 +203,8 @@ async fn look_at(
     context: &Context,
     known: impl Fn(&KafkaConnection, &BTreeSet<String>) -> Option<BTreeMap<String, ObservedTopic>>,
 ) -> Result<Observed, Error> {
-    let observed = observe(&context.client, &context.kafka, &context.owned, pipeline, known).await?;
+    let observed =
+        observe(&context.client, &context.kafka, &context.owned, &context.roster, pipeline, known).await?;
     watch(pipeline, &observed, context);
     Ok(observed)
 }
@@ -233,6 +236,7 @@ async fn show(
     pipeline.status = Some(status);
     context.freshness.end(pipeline);
     context.owners.withdraw(pipeline);
+    context.roster.register(&reference(pipeline), validated, observed);
     next(validated, observed, planned, &Applied { setbacks, ..Applied::default() })
 }
 
@@ -247,6 +251,7 @@ async fn look_again(
 ) -> Result<(Observed, Plan), Error> {
     let mut observed = match applied.topics_after(&before.kafka) {
         _ if applied.done.is_empty() => before,
+        _ if applied.only_scaled() => context.roster.step(&reference(pipeline), before, &applied.done),
         // Kafka was asked after each change: to ask it once more would tell the same.
         Some(topics) => {
             let there = before.connection.as_ref();
@@ -273,6 +278,7 @@ async fn report(
     let waiting: &[Change] = if validated.paused { &left.changes } else { &[] };
     let status = report::status(pipeline, &verdict, &observed.records, waiting);
     let mut notes: Vec<Note> = applied.done.iter().map(report::note).collect();
+    notes.extend(report::verdict_notes(pipeline.status.as_ref(), &status));
     notes.extend(report::adoption_notes(&observe::records(pipeline), &observed.records, &applied.done));
     for change in &applied.done {
         context.metrics.changed(change.kind());
@@ -304,6 +310,7 @@ async fn refuse(
 ) -> Result<Action, Error> {
     context.metrics.stalled();
     context.owners.withdraw(pipeline);
+    context.roster.forget(&reference(pipeline));
     let verdict = plan::refused(problems, pipeline.status.as_ref());
     let status = report::status_keeping_parts(pipeline, &verdict.findings);
     if report::write(&context.client, pipeline, &status).await? {
@@ -385,6 +392,7 @@ async fn read(stale: &OrderPipeline, context: &Context) -> Result<Option<OrderPi
         .map_err(|source| Error::Pipeline { action: "read", source: Box::new(source) })?;
     if found.is_none() {
         context.watchlist.forget(&reference(stale));
+        context.roster.forget(&reference(stale));
     }
     Ok(found)
 }

@@ -6,6 +6,7 @@ mod pdb;
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde_json::{Value, json};
 
@@ -42,6 +43,20 @@ pub struct Intent {
     pub body: Value,
 }
 
+impl Intent {
+    /// Hash of what is intended.
+    #[must_use]
+    pub fn hash(&self) -> &Value {
+        &self.body["metadata"]["annotations"][names::INTENT_ANNOTATION]
+    }
+
+    /// Whether it is a Deployment whose number of pods is somebody else's.
+    #[must_use]
+    pub fn leaves_replicas(&self) -> bool {
+        self.key.kind == ObjectKind::Deployment && self.body["spec"]["replicas"].is_null()
+    }
+}
+
 /// Everything a workload consists of, in the order in which it is applied.
 #[must_use]
 pub fn render(
@@ -55,10 +70,10 @@ pub fn render(
         intents.push(intent(ObjectKind::Service, &service::admin(pipeline, workload)));
     }
     // One budget per order service always; a consumer's only where there is a second pod to wait for.
-    if workload.part == Part::OrderService || workload.replicas > 1 {
+    if workload.part == Part::OrderService || workload.most() > 1 {
         intents.push(intent(ObjectKind::PodDisruptionBudget, &pdb::render(pipeline, workload)));
     }
-    intents.push(intent(ObjectKind::Deployment, &deployment::render(pipeline, workload, secrets)));
+    intents.push(deployment_intent(workload, &deployment::render(pipeline, workload, secrets)));
     intents
 }
 
@@ -69,6 +84,18 @@ pub fn name(pipeline: &str, part: &Part) -> String {
         Part::Group(group) => names::group(pipeline, group),
         Part::OrderService | Part::Topic(_) => names::order_service(pipeline),
     }
+}
+
+/// The intent for a Deployment. A number of pods that follows the load is no part of the hash: a step is no other intent.
+fn deployment_intent(workload: &Workload, deployment: &Deployment) -> Intent {
+    let mut intent = intent(ObjectKind::Deployment, deployment);
+    if workload.is_scaled() {
+        let mut lasting = deployment.clone();
+        lasting.spec.replicas = None;
+        let hash = self::intent(ObjectKind::Deployment, &lasting).hash().clone();
+        intent.body["metadata"]["annotations"][names::INTENT_ANNOTATION] = hash;
+    }
+    intent
 }
 
 /// The intent for `object`, with its hash in it.

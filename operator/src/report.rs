@@ -14,6 +14,8 @@ use crate::crd::{OrderPipeline, OrderPipelineStatus, TopicStatus};
 use crate::names;
 use crate::observe::topic_name;
 use crate::plan::{Change, Finding, Verdict, Why};
+use crate::scaling;
+use crate::validate::Part;
 
 /// Bounds of the events.k8s.io API, which refuses an Event beyond them.
 const ACTION_MAX_BYTES: usize = 128;
@@ -177,10 +179,39 @@ pub fn note(change: &Change) -> Note {
         Change::DeleteObject { .. } => (false, "ObjectDeleted"),
         Change::ApplyObject { why: Why::Missing, .. } => (false, "ObjectCreated"),
         Change::ApplyObject { why: Why::Changed, .. } => (false, "ObjectUpdated"),
+        Change::ApplyObject { why: Why::Scaled { .. }, .. } => (false, "Scaled"),
         Change::ApplyObject { why: Why::Drifted { .. }, .. } => (true, "ObjectRepaired"),
     };
     let message = change.to_string();
     Note { warning, reason, action: message.clone(), message }
+}
+
+/// Events for verdicts that are told newly.
+#[must_use]
+pub fn verdict_notes(before: Option<&OrderPipelineStatus>, after: &OrderPipelineStatus) -> Vec<Note> {
+    let before = before.map(verdicts).unwrap_or_default();
+    let new = verdicts(after).into_iter().filter(|(part, told)| before.get(part) != Some(told));
+    new.map(|(part, (verdict, reason))| Note {
+        warning: verdict.is_trouble(),
+        reason: verdict.name(),
+        action: format!("judge {part}"),
+        message: format!("{part}: {reason}"),
+    })
+    .collect()
+}
+
+/// Verdict and reason of each part that has one.
+fn verdicts(status: &OrderPipelineStatus) -> BTreeMap<Part, (scaling::Verdict, String)> {
+    let told = |part: Part, verdict: &Option<String>, reason: &Option<String>| {
+        let verdict = scaling::Verdict::named(verdict.as_deref()?)?;
+        Some((part, (verdict, reason.clone().unwrap_or_default())))
+    };
+    let service = status.order_service.iter();
+    let service = service.filter_map(|service| told(Part::OrderService, &service.verdict, &service.reason));
+    let groups = status.consumer_groups.iter();
+    let groups =
+        groups.filter_map(|group| told(Part::Group(group.name.clone()), &group.verdict, &group.reason));
+    service.chain(groups).collect()
 }
 
 /// Events for what the records newly say of topics that were not created but found.

@@ -32,6 +32,7 @@ use crate::names;
 use crate::observe::Watched;
 use crate::poller::{self, PipelineRef};
 use crate::reconcile::{reconcile, retry};
+use crate::scaler::{self, Scaler};
 
 /// Requests to the API server are answered within this or tried again by the next reconciliation.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -63,6 +64,7 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
         admin_addr,
         pod_name,
         poll_seconds,
+        scale_seconds,
         kafka_timeout_seconds,
         finalizer_timeout_seconds,
         concurrency,
@@ -91,8 +93,9 @@ pub async fn run(args: RunArgs, shutdown: CancellationToken) -> anyhow::Result<(
     let served = tokio::spawn(admin::serve(listener, router, shutdown.clone().cancelled_owned()));
 
     let wiring = Wiring { watches, context, health: health.clone(), shutdown: shutdown.clone() };
-    let interval = Duration::from_secs(poll_seconds);
-    let work = wiring.work(scopes(watch_namespaces), concurrency, interval);
+    let paces = Paces { poll: Duration::from_secs(poll_seconds), scale: Duration::from_secs(scale_seconds) };
+    let scaler = Scaler::new().context("failed to make an HTTP client")?;
+    let work = wiring.work(scopes(watch_namespaces), concurrency, paces, scaler);
     match elector {
         Some(elector) => lease::hold(elector, &shutdown, || health.met(ELECTION), work).await?,
         None => work.await,
@@ -174,6 +177,14 @@ async fn await_definition(client: &Client, scopes: &[Scope], health: &Health, sh
     }
 }
 
+/// How often what has no watch is looked at.
+struct Paces {
+    /// Topics.
+    poll: Duration,
+    /// What is scaled.
+    scale: Duration,
+}
+
 /// What every scope's controller is made of.
 struct Wiring {
     /// For watches, which last long and are renewed by themselves.
@@ -186,7 +197,7 @@ struct Wiring {
 impl Wiring {
     /// Everything that only the leader does, until the stop signal. Standbys do not even watch: one that takes over
     /// lists what is there, and lists are quick.
-    async fn work(self, scopes: Vec<Scope>, concurrency: u16, interval: Duration) {
+    async fn work(self, scopes: Vec<Scope>, concurrency: u16, paces: Paces, scaler: Scaler) {
         let Self { context, health, shutdown, .. } = &self;
         // Ready as a standby is one thing, ready as the leader another.
         for condition in [CRD, LISTED] {
@@ -211,12 +222,14 @@ impl Wiring {
         });
         let also = Arc::clone(&wake);
         context.owners.wake_by(move |pipeline| also(pipeline));
-        let polled = poller::poll(context, interval, health, shutdown.clone(), |pipeline| wake(pipeline));
+        let polled = poller::poll(context, paces.poll, health, shutdown.clone(), |pipeline| wake(pipeline));
+        let scaled =
+            scaler::scale(context, scaler, paces.scale, health, shutdown.clone(), |pipeline| wake(pipeline));
         let listed = shutdown.run_until_cancelled(context.owners.tell_unlisted(|unlisted| match unlisted {
             Some(unlisted) => health.unmet(LISTED, format!("waits for {unlisted}")),
             None => health.met(LISTED),
         }));
-        future::join3(future::join_all(controllers), polled, listed).await;
+        future::join4(future::join_all(controllers), polled, scaled, listed).await;
         // Once the lease is given up they would be refused.
         context.events.flush().await;
     }
@@ -329,7 +342,9 @@ fn forget_absent<T, E: std::error::Error>(
 ) {
     if let Err(controller::Error::ObjectNotFound(object)) = result {
         let namespace = object.namespace.clone().unwrap_or_default();
-        context.watchlist.forget(&PipelineRef { namespace, name: object.name.clone() });
+        let pipeline = PipelineRef { namespace, name: object.name.clone() };
+        context.watchlist.forget(&pipeline);
+        context.roster.forget(&pipeline);
         if let Some(uid) = &object.extra.uid {
             context.backoffs.reset(uid);
         }

@@ -29,8 +29,8 @@ use crate::crd::StartFrom;
 pub use age::Age;
 pub use decide::decide;
 pub use memory::Memory;
-pub use signals::{Backlog, Committed, Head, Reading, Seconds};
 pub use service::{Pod, ServiceMemory, ServiceObservation, ServicePolicy, decide_service};
+pub use signals::{Backlog, Committed, Head, Reading, Seconds};
 pub use telling::{Telling, Told};
 pub use verdict::Verdict;
 

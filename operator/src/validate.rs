@@ -3,11 +3,11 @@
 //!
 //! Whatever the API server's rules catch is checked here again: objects may have been stored under older rules.
 
-mod unsupported;
 mod fields;
 mod topics;
 mod conflicts;
 mod workloads;
+mod scaling;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +22,7 @@ use crate::kafka::NewTopic;
 use crate::observe::Observed;
 
 pub(crate) use fields::{quantity, quantity_text};
+pub use scaling::{Scaling, Target};
 pub(crate) use topics::{dead_letter_name, is_known};
 
 /// Something in the spec that the operator will not act on.
@@ -40,8 +41,6 @@ pub struct Problem {
 pub enum Reason {
     /// The value is wrong by itself.
     InvalidSpec,
-    /// The value is not honoured by this version.
-    NotSupported,
     /// A topic that was there before may not or can't be taken.
     TopicRefused,
     /// The topic is not as declared, and can't be made so.
@@ -105,6 +104,10 @@ pub struct Workload {
     pub part: Part,
     /// Pods.
     pub replicas: i32,
+    /// By which rule the number of pods is judged, and set; the spec's number holds when `None`.
+    pub scaling: Option<Scaling>,
+    /// Who else sets the number of pods, if anybody does.
+    pub scaled_by: Option<String>,
     /// Image.
     pub image: String,
     /// Command; the image's own when `None`.
@@ -185,8 +188,7 @@ pub fn validate(
     observed: &Observed,
     default_image: &str,
 ) -> Result<ValidatedPipeline, Vec<Problem>> {
-    let mut problems = unsupported::problems(pipeline);
-    problems.extend(fields::problems(pipeline));
+    let mut problems = fields::problems(pipeline);
     let topics = topics::intents(pipeline);
     problems.extend(conflicts::problems(pipeline, &topics, observed));
     problems.extend(topics::problems(pipeline, &topics, observed));
@@ -200,7 +202,7 @@ pub fn validate(
         owner: pipeline.controller_owner_ref(&()).unwrap_or_default(),
         paused: pipeline.spec.paused,
         plan_only: pipeline.spec.mode == Mode::Plan,
-        workloads: workloads::intents(pipeline, &topics, default_image),
+        workloads: workloads::intents(pipeline, &topics, observed, default_image),
         topics,
         kafka: pipeline.spec.kafka.clone(),
     })

@@ -45,6 +45,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
+# Sees who else sets a number of pods, so as to leave it to them.
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [list]
+- apiGroups: [keda.sh]
+  resources: [scaledobjects]
+  verbs: [list]
+# Finds the pods of an order service that is scaled by what they serve on their admin port.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
 # Looks whether a referenced Secret is there, and reads Kafka's credentials from it; never lists or writes.
 - apiGroups: [""]
   resources: [secrets]

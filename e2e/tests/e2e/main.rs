@@ -10,5 +10,6 @@ mod tutorial;
 mod dead_letters;
 mod plans;
 mod faults;
+mod scaling;
 mod steadiness;
 mod lifecycle;

@@ -31,7 +31,7 @@ pub struct OrderPipelineStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     pub consumer_groups: Vec<ConsumerGroupStatus>,
-    /// Ready, Reconciling, Stalled, TopicReady, OrderServiceReady, ConsumersReady.
+    /// Ready, Reconciling, Stalled, TopicReady, OrderServiceReady, ConsumersReady, WithinTarget, ScalingActive.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,
@@ -66,6 +66,12 @@ pub struct OrderServiceStatus {
     pub replicas: i32,
     /// Pods that are ready.
     pub ready_replicas: i32,
+    /// What scaling decided; absent without `autoscaling`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Pods of a consumer group.
@@ -80,7 +86,7 @@ pub struct ConsumerGroupStatus {
     pub ready_replicas: i32,
     /// Pods there should be.
     pub desired_replicas: i32,
-    /// What scaling decided; absent while `replicas` is fixed.
+    /// What scaling decided; absent without `autoscaling`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
     /// Why.

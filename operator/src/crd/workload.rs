@@ -7,6 +7,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::autoscaling::{GroupAutoscaling, OrderServiceAutoscaling};
 use super::env::{EnvSetting, SecretKeyRef};
 
 /// The service that takes orders over HTTP and publishes their events.
@@ -21,7 +22,7 @@ pub struct OrderServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
-    /// Scaling by the age of unpublished orders (not supported yet).
+    /// Scaling by how long orders wait for their transaction, instead of `replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<OrderServiceAutoscaling>,
     /// The Service in front of the order API.
@@ -58,22 +59,6 @@ pub struct OrderServiceSpec {
 pub struct DatabaseSpec {
     /// Secret with the connection URL (`postgres://user:password@host:5432/database`).
     pub secret_ref: SecretKeyRef,
-}
-
-/// Bounds and target of the order service's autoscaling.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.maxReplicas >= self.minReplicas").message("maxReplicas must be at least minReplicas"))]
-pub struct OrderServiceAutoscaling {
-    /// Fewest pods.
-    #[schemars(range(min = 1, max = 1000))]
-    pub min_replicas: i32,
-    /// Most pods.
-    #[schemars(range(min = 1, max = 1000))]
-    pub max_replicas: i32,
-    /// Longest wait of an order for its transaction, in milliseconds.
-    #[schemars(range(min = 1, max = 60000))]
-    pub target_queue_millis: i32,
 }
 
 /// The Service in front of the order API.
@@ -177,7 +162,7 @@ pub struct ConsumerGroupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
-    /// Scaling by the age of undelivered events (not supported yet).
+    /// Scaling by the age of undelivered events, instead of `replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<GroupAutoscaling>,
     /// Image of a consumer of your own, which gets the same environment and serves `/livez` and `/readyz` on port
@@ -346,23 +331,4 @@ pub struct DeadLetterSpec {
     #[serde(default)]
     #[schemars(schema_with = "super::spec::topic_config")]
     pub config: BTreeMap<String, String>,
-}
-
-/// Bounds and target of a group's autoscaling.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.maxReplicas >= self.minReplicas").message("maxReplicas must be at least minReplicas"))]
-pub struct GroupAutoscaling {
-    /// Fewest pods.
-    #[schemars(range(min = 0, max = 1000))]
-    pub min_replicas: i32,
-    /// Most pods.
-    #[schemars(range(min = 1, max = 1000))]
-    pub max_replicas: i32,
-    /// Greatest age of an undelivered event, in seconds.
-    #[schemars(range(min = 1, max = 86400))]
-    pub target_age_seconds: i32,
-    /// Time in which a backlog should be worked off, in seconds.
-    #[schemars(range(min = 1, max = 86400))]
-    pub catch_up_seconds: i32,
 }

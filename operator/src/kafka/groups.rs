@@ -9,7 +9,7 @@ pub type Place = (String, i32);
 
 /// The ends of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogEnd {
+pub(super) enum LogEnd {
     /// Where the oldest record is, or will be.
     First,
     /// After the newest record.

@@ -11,7 +11,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
 use super::{Error, Owned};
-use crate::crd::OrderPipeline;
+use crate::crd::{ConsumerGroupSpec, OrderPipeline};
 use crate::names;
 
 /// Kinds that the operator makes.
@@ -66,6 +66,8 @@ pub struct LiveObject {
     pub controller_name: Option<String>,
     /// Whether its deletion has begun.
     pub deleting: bool,
+    /// Whether the newest generation differs from the one before in the number of pods alone.
+    pub only_scaled: bool,
     /// All of it but the managed fields.
     pub body: Value,
 }
@@ -116,8 +118,11 @@ fn needed(kind: ObjectKind, pipeline: &OrderPipeline) -> Vec<String> {
         ObjectKind::Service => service.into_iter().chain(admin).collect(),
         ObjectKind::Deployment => service.into_iter().chain(groups).collect(),
         ObjectKind::PodDisruptionBudget => {
-            let several =
-                pipeline.spec.consumer_groups.iter().filter(|group| group.replicas.unwrap_or(1) > 1);
+            let most = |group: &ConsumerGroupSpec| match &group.autoscaling {
+                Some(autoscaling) => autoscaling.max_replicas,
+                None => group.replicas.unwrap_or(1),
+            };
+            let several = pipeline.spec.consumer_groups.iter().filter(|group| most(group) > 1);
             service.into_iter().chain(several.map(|group| names::group(&name, &group.name))).collect()
         }
     }
@@ -133,6 +138,7 @@ fn live(kind: ObjectKind, mut object: DynamicObject) -> LiveObject {
         controller_name: controller.as_ref().map(|owner| format!("{} {}", owner.kind, owner.name)),
         controller: controller.map(|owner| owner.uid),
         deleting: object.metadata.deletion_timestamp.is_some(),
+        only_scaled: false,
         body: serde_json::to_value(object).expect("an object from the API server is plain data"),
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Plan, Setback, standstill};
+use super::{Plan, Setback, scaling, standstill};
 use crate::crd::{ConsumerGroupStatus, OrderPipelineStatus, OrderServiceStatus};
 use crate::kafka::Severity;
 use crate::names;
@@ -89,11 +89,13 @@ pub fn assess(
         false => overall(&parts, pipeline.paused, changes, stalled),
     });
     findings.extend(parts);
+    findings.extend(scaling::findings(pipeline, observed));
     Verdict {
         findings,
         order_service: service.map(|workload| {
-            let pods = pods(deployment(pipeline, workload, observed), workload.replicas);
-            OrderServiceStatus { replicas: workload.replicas, ready_replicas: pods.ready }
+            let pods = pods(deployment(pipeline, workload, observed), workload);
+            let (verdict, reason) = scaling::told(pipeline, workload, observed);
+            OrderServiceStatus { replicas: workload.replicas, ready_replicas: pods.ready, verdict, reason }
         }),
         consumer_groups: group_statuses(pipeline, &groups, observed),
     }
@@ -213,9 +215,9 @@ fn standing(
     if let Some(change) = plan.changes.iter().find(|change| change.part() == workload.part) {
         return not_ready("Pending", change.to_string());
     }
-    let pods = pods(deployment(pipeline, workload, observed), workload.replicas);
+    let pods = pods(deployment(pipeline, workload, observed), workload);
     let message = format!("{} of {} pods are ready", pods.ready, workload.replicas);
-    if pods.rolled_out && pods.ready >= workload.replicas {
+    if pods.rolled_out && pods.ready >= workload.least_ready() {
         Standing { ready: true, reason: "PodsReady", message }
     } else if pods.stuck {
         not_ready("RolloutStuck", format!("{message}, and the rollout makes no progress: look at its pods"))
@@ -225,7 +227,6 @@ fn standing(
 }
 
 struct Pods {
-    all: i32,
     ready: i32,
     rolled_out: bool,
     stuck: bool,
@@ -240,19 +241,23 @@ fn deployment<'a>(
     observed.objects.get(&key)
 }
 
-/// Pods of a Deployment that is to have so many `replicas`.
-fn pods(live: Option<&LiveObject>, replicas: i32) -> Pods {
+/// Pods of a workload's Deployment. Where their number follows the load all of them must be of the newest kind, however many
+/// there are just now.
+fn pods(live: Option<&LiveObject>, workload: &Workload) -> Pods {
     let Some(live) = live else {
-        return Pods { all: 0, ready: 0, rolled_out: false, stuck: false };
+        return Pods { ready: 0, rolled_out: false, stuck: false };
     };
+    let replicas = workload.replicas;
     let status = &live.body["status"];
-    let count = |field: &str| status[field].as_i64().and_then(|count| i32::try_from(count).ok()).unwrap_or(0);
     let conditions = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let (all, updated) = (count(live, "replicas"), count(live, "updatedReplicas"));
     let seen = status["observedGeneration"].as_i64() == live.body["metadata"]["generation"].as_i64();
     Pods {
-        all: count("replicas"),
-        ready: count("readyReplicas"),
-        rolled_out: seen && count("updatedReplicas") >= replicas && count("replicas") <= replicas,
+        ready: count(live, "readyReplicas"),
+        rolled_out: match workload.is_scaled() {
+            true => (seen || live.only_scaled) && updated >= all,
+            false => seen && updated >= replicas && all <= replicas,
+        },
         stuck: seen && conditions.iter().any(|condition| condition["reason"] == "ProgressDeadlineExceeded"),
     }
 }
@@ -275,23 +280,37 @@ fn group_statuses(
         let Part::Group(name) = &workload.part else { continue };
         let live = running.remove(name.as_str());
         if live.is_some() || !pipeline.plan_only {
-            statuses.push(group_status(name, live, workload.replicas));
+            let (verdict, reason) = scaling::told(pipeline, workload, observed);
+            let desired_replicas = workload.replicas;
+            statuses.push(ConsumerGroupStatus {
+                desired_replicas,
+                verdict,
+                reason,
+                ..group_status(name, live)
+            });
         }
     }
-    statuses.extend(running.into_iter().map(|(name, live)| group_status(name, Some(live), 0)));
+    statuses.extend(running.into_iter().map(|(name, live)| group_status(name, Some(live))));
     statuses
 }
 
-fn group_status(name: &str, live: Option<&LiveObject>, desired_replicas: i32) -> ConsumerGroupStatus {
-    let pods = pods(live, desired_replicas);
+/// Of a group that is to have no pods.
+fn group_status(name: &str, live: Option<&LiveObject>) -> ConsumerGroupStatus {
+    let (replicas, ready_replicas) =
+        live.map_or((0, 0), |live| (count(live, "replicas"), count(live, "readyReplicas")));
     ConsumerGroupStatus {
         name: name.to_owned(),
-        replicas: pods.all,
-        ready_replicas: pods.ready,
-        desired_replicas,
+        replicas,
+        ready_replicas,
+        desired_replicas: 0,
         verdict: None,
         reason: None,
     }
+}
+
+/// A number of pods in a Deployment's status.
+fn count(live: &LiveObject, field: &str) -> i32 {
+    live.body["status"][field].as_i64().and_then(|count| i32::try_from(count).ok()).unwrap_or(0)
 }
 
 pub(super) fn finding(type_: &'static str, is: bool, reason: impl Into<String>, message: String) -> Finding {

@@ -8,6 +8,9 @@ use crate::observe::{LiveObject, ObjectKey, Observed, SECRET_MISSING};
 use crate::render::{self, Intent};
 use crate::validate::{Part, ValidatedPipeline, Workload};
 
+/// The number of pods in a Deployment.
+const REPLICAS: &str = ".spec.replicas";
+
 /// Plans the removal of what the pipeline no longer has.
 pub(super) fn plan_deletions(pipeline: &ValidatedPipeline, observed: &Observed, plan: &mut Plan) {
     let wanted: BTreeSet<ObjectKey> = pipeline
@@ -44,7 +47,7 @@ pub(super) fn plan(pipeline: &ValidatedPipeline, observed: &Observed, topics_rea
             continue;
         }
         for intent in render::render(pipeline, workload, &observed.secrets) {
-            if let Some(why) = why(&intent, observed.objects.get(&intent.key)) {
+            if let Some(why) = why(workload, &intent, observed.objects.get(&intent.key)) {
                 plan.changes.push(Change::ApplyObject { part: workload.part.clone(), intent, why });
             }
         }
@@ -57,18 +60,21 @@ fn missing_secrets(pipeline: &ValidatedPipeline, workload: &Workload, observed: 
 }
 
 /// Why an object has to be applied; `None` when it need not be.
-fn why(intent: &Intent, live: Option<&LiveObject>) -> Option<Why> {
+fn why(workload: &Workload, intent: &Intent, live: Option<&LiveObject>) -> Option<Why> {
     let Some(live) = live else { return Some(Why::Missing) };
     if live.deleting {
         // It comes back when it is gone; its removal wakes the pipeline.
         return None;
     }
-    let annotation =
-        |body: &serde_json::Value| body["metadata"]["annotations"][names::INTENT_ANNOTATION].clone();
-    if annotation(&live.body) != annotation(&intent.body) {
+    if live.body["metadata"]["annotations"][names::INTENT_ANNOTATION] != *intent.hash() {
         return Some(Why::Changed);
     }
-    same::first_difference(&live.body, &intent.body).map(|field| Why::Drifted { field })
+    let field = same::first_difference(&live.body, &intent.body)?;
+    if workload.is_scaled() && field == REPLICAS {
+        let pods = |body: &serde_json::Value| body["spec"]["replicas"].as_i64().unwrap_or_default();
+        return Some(Why::Scaled { from: pods(&live.body), to: pods(&intent.body) });
+    }
+    Some(Why::Drifted { field })
 }
 
 fn part_of(live: &LiveObject) -> Part {

@@ -60,7 +60,7 @@ pub(super) fn render(
     Deployment {
         metadata: metadata(pipeline, workload, name(&pipeline.name, &workload.part)),
         spec: DeploymentSpec {
-            replicas: Some(workload.replicas),
+            replicas: workload.sets_replicas().then_some(workload.replicas),
             revision_history_limit: Some(REVISIONS),
             selector: selector(pipeline, workload),
             // A new pod is ready before an old one goes: orders are taken and events delivered throughout.

@@ -85,12 +85,11 @@ pub fn decide_service(
     let busy: f64 = pods.iter().map(|pod| pod.busy).sum();
     let late = pods.iter().any(|pod| pod.wait > policy.target_wait);
     let pressed = busy >= FULL * count || (late && busy >= AT_WORK * count);
-    memory.watch(seen, pressed, pods.iter().map(|pod| pod.orders).sum::<f64>() / count);
+    memory.watch(seen, pressed, late, pods.iter().map(|pod| pod.orders).sum::<f64>() / count);
 
     let easy = whole(busy / EASY).max(policy.min);
     let settled = seen.ready >= seen.replicas;
-    let needed =
-        if memory.lasts(seen.at) && settled { easy.max(seen.replicas + 1) } else { seen.replicas };
+    let needed = if memory.lasts(seen.at) && settled { easy.max(seen.replicas + 1) } else { seen.replicas };
     let limit = memory.sink.limit(seen.at);
     let out = limit.map_or(needed, |limit| needed.min(limit.max(policy.min)));
     let held_up = !settled || late || pressed || seen.outbox_age > RELAY_BEHIND;
@@ -111,7 +110,10 @@ pub fn decide_service(
     } else if needed > policy.max {
         (Verdict::AtMaximum, "more than maxReplicas are needed")
     } else if seen.outbox_age > RELAY_BEHIND {
-        (Verdict::RelayBehind, "events wait in the outbox: Kafka or the relay is behind, and pods do not help")
+        (
+            Verdict::RelayBehind,
+            "events wait in the outbox: Kafka or the relay is behind, and pods do not help",
+        )
     } else if late || replicas > seen.replicas {
         (Verdict::CatchingUp, "orders wait for longer than they may")
     } else {
@@ -121,7 +123,7 @@ pub fn decide_service(
 }
 
 impl ServiceMemory {
-    fn watch(&mut self, seen: &ServiceObservation<'_>, pressed: bool, orders: f64) {
+    fn watch(&mut self, seen: &ServiceObservation<'_>, pressed: bool, late: bool, orders: f64) {
         self.pressed = if pressed { self.pressed.or(Some(seen.at)) } else { None };
         if seen.ready != self.ready {
             self.undisturbed = seen.at;
@@ -139,16 +141,17 @@ impl ServiceMemory {
         if seen.at - self.undisturbed < SETTLES {
             return;
         }
-        if pressed {
+        // Pods that are busy and let nobody wait too long do all there is to do: what they would do with more is not known.
+        if pressed && late {
             self.sink.judge(seen.at, orders);
-        } else {
+        } else if !late {
             self.sink.not_busy();
         }
     }
 
-    /// Whether the pressure has lasted.
+    /// Whether the pressure has lasted, with all the pods that there are.
     fn lasts(&self, at: Seconds) -> bool {
-        self.pressed.is_some_and(|since| at - since >= LASTS)
+        self.pressed.is_some_and(|since| at - since >= LASTS) && at - self.undisturbed >= SETTLES
     }
 }
 

@@ -222,7 +222,7 @@ fn a_group_at_rest_is_woken_by_the_age_of_its_first_record() {
     group.ticks(2, &[0; 4], &[0; 4]);
     group.tick(&[0, 0, 1, 0], &[0; 4]);
     // Half the target is a minute, and a pod is taken to need a quarter of it to start.
-    let waiting = group.ticks(8, &[0; 4], &[0; 4]);
+    let waiting = group.ticks(7, &[0; 4], &[0; 4]);
     assert!(waiting.iter().all(|decision| decision.replicas == 0), "{waiting:?}");
     assert_eq!(waiting.last().unwrap().verdict, Verdict::WithinTarget);
     assert_eq!(group.ticks(3, &[0; 4], &[0; 4]).pop().unwrap().replicas, 1);

@@ -95,6 +95,9 @@ fn group_problems(pipeline: &str, group: &ConsumerGroupSpec) -> Vec<Problem> {
     if group.replicas.is_some() && group.autoscaling.is_some() {
         problems.push(invalid(format!("{field}.replicas"), "can't stand beside autoscaling: remove one"));
     }
+    if let Some(autoscaling) = &group.autoscaling {
+        problems.extend(bounds_problem(&field, autoscaling.min_replicas, autoscaling.max_replicas));
+    }
     let retry = &group.retry;
     if i64::from(retry.initial_backoff_millis) > i64::from(retry.max_backoff_seconds) * 1_000 {
         problems.push(invalid(
@@ -108,10 +111,19 @@ fn group_problems(pipeline: &str, group: &ConsumerGroupSpec) -> Vec<Problem> {
     problems
 }
 
+fn bounds_problem(field: &str, min: i32, max: i32) -> Option<Problem> {
+    let field = format!("{field}.autoscaling.maxReplicas");
+    (max < min).then(|| invalid(field, "is less than minReplicas: raise it, or lower that"))
+}
+
 fn service_problems(pipeline: &OrderPipeline, service: &OrderServiceSpec) -> Vec<Problem> {
     let mut problems = Vec::new();
     if service.replicas.is_some() && service.autoscaling.is_some() {
         problems.push(invalid("spec.orderService.replicas", "can't stand beside autoscaling: remove one"));
+    }
+    if let Some(autoscaling) = &service.autoscaling {
+        let (min, max) = (autoscaling.min_replicas, autoscaling.max_replicas);
+        problems.extend(bounds_problem("spec.orderService", min, max));
     }
     if service.service.node_port.is_some() && service.service.type_ == ServiceType::ClusterIP {
         problems.push(invalid("spec.orderService.service.nodePort", "needs type NodePort or LoadBalancer"));

@@ -64,9 +64,13 @@ fn every_example_is_valid_and_has_no_misspelt_field() {
 
 #[test]
 fn every_problem_is_named_at_once() {
-    let autoscaling = "{minReplicas: 1, maxReplicas: 3, targetAgeSeconds: 5, catchUpSeconds: 60}";
+    let autoscaling = "{minReplicas: 3, maxReplicas: 1, targetAgeSeconds: 5, catchUpSeconds: 60}";
     let all = problems(&format!("consumerGroups: [{{name: A, sink: {{}}, autoscaling: {autoscaling}}}]"));
-    for part in ["[A].autoscaling", "[A].name", "[A].sink: must have exactly one"] {
+    for part in [
+        "[A].autoscaling.maxReplicas: is less than minReplicas",
+        "[A].name",
+        "[A].sink: must have exactly one",
+    ] {
         assert!(all.contains(part), "{part} is not in:\n{all}");
     }
 }

@@ -3,6 +3,7 @@
 use kube::ResourceExt;
 use runtime::kafka::env as kafka_env;
 
+use super::scaling::{self, Pods};
 use super::topics::dead_letter_name;
 use super::{EnvValue, Part, Problem, Reason, Workload};
 use crate::crd::{ConsumerGroupSpec, EnvSetting, GrowthPolicy, KafkaSpec, OrderPipeline, OrderServiceSpec};
@@ -30,35 +31,50 @@ pub(super) fn name_problems(pipeline: &OrderPipeline, observed: &Observed) -> Ve
         .collect()
 }
 
-pub(super) fn intents(pipeline: &OrderPipeline, topics: &[NewTopic], default_image: &str) -> Vec<Workload> {
+pub(super) fn intents(
+    pipeline: &OrderPipeline,
+    topics: &[NewTopic],
+    observed: &Observed,
+    default_image: &str,
+) -> Vec<Workload> {
     debug_assert!(!topics.is_empty(), "the main topic is always there");
-    let service = pipeline.spec.order_service.iter().map(|service| Workload {
-        part: Part::OrderService,
-        replicas: service.replicas.unwrap_or(1),
-        image: service.image.clone().unwrap_or_else(|| default_image.to_owned()),
-        command: Some(vec![render::ORDER_SERVICE_COMMAND.to_owned()]),
-        pull_policy: service.image_pull_policy,
-        resources: service.resources.clone(),
-        env: with_user_env(service_env(pipeline, service), &service.env),
-        pod_labels: service.pod_labels.clone(),
-        pod_annotations: service.pod_annotations.clone(),
-        service: Some(service.service.clone()),
+    let service = pipeline.spec.order_service.iter().map(|service| {
+        let Pods { replicas, scaling, scaled_by } = scaling::service(pipeline, service, observed);
+        Workload {
+            part: Part::OrderService,
+            replicas,
+            scaling,
+            scaled_by,
+            image: service.image.clone().unwrap_or_else(|| default_image.to_owned()),
+            command: Some(vec![render::ORDER_SERVICE_COMMAND.to_owned()]),
+            pull_policy: service.image_pull_policy,
+            resources: service.resources.clone(),
+            env: with_user_env(service_env(pipeline, service), &service.env),
+            pod_labels: service.pod_labels.clone(),
+            pod_annotations: service.pod_annotations.clone(),
+            service: Some(service.service.clone()),
+        }
     });
-    let groups = pipeline.spec.consumer_groups.iter().map(|group| Workload {
-        part: Part::Group(group.name.clone()),
-        replicas: group.replicas.unwrap_or(1),
-        image: group.image.clone().unwrap_or_else(|| default_image.to_owned()),
-        // An image of the user's own starts as it was made to start.
-        command: match group.image {
-            None => Some(vec![render::CONSUMER_COMMAND.to_owned()]),
-            Some(_) => group.command.clone(),
-        },
-        pull_policy: group.image_pull_policy,
-        resources: group.resources.clone(),
-        env: with_user_env(consumer_env(pipeline, group), &group.env),
-        pod_labels: group.pod_labels.clone(),
-        pod_annotations: group.pod_annotations.clone(),
-        service: None,
+    let groups = pipeline.spec.consumer_groups.iter().map(|group| {
+        let Pods { replicas, scaling, scaled_by } = scaling::group(pipeline, group, observed);
+        Workload {
+            part: Part::Group(group.name.clone()),
+            replicas,
+            scaling,
+            scaled_by,
+            image: group.image.clone().unwrap_or_else(|| default_image.to_owned()),
+            // An image of the user's own starts as it was made to start.
+            command: match group.image {
+                None => Some(vec![render::CONSUMER_COMMAND.to_owned()]),
+                Some(_) => group.command.clone(),
+            },
+            pull_policy: group.image_pull_policy,
+            resources: group.resources.clone(),
+            env: with_user_env(consumer_env(pipeline, group), &group.env),
+            pod_labels: group.pod_labels.clone(),
+            pod_annotations: group.pod_annotations.clone(),
+            service: None,
+        }
     });
     service.chain(groups).collect()
 }

@@ -9,6 +9,7 @@ mod patch;
 mod topics;
 mod adoption;
 mod workloads;
+mod scaling;
 mod deletion;
 mod records;
 mod conflicts;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kube::api::{Patch, PatchParams, PostParams, ValidationDirective};
 use kube::{Api, ResourceExt};
 use operator::crd::OrderPipeline;
-use operator::observe::{KafkaView, Observed};
+use operator::observe::{KafkaView, Observed, ScalingView};
 use operator::validate::validate;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -107,6 +107,7 @@ fn complaints(pipeline: &OrderPipeline) -> String {
         objects: BTreeMap::new(),
         records: BTreeMap::new(),
         conflicts: Vec::new(),
+        scaling: ScalingView::default(),
     };
     match validate(pipeline, &nothing, "image") {
         Ok(_) => String::new(),

@@ -33,7 +33,14 @@ fn spread(lag: i64, partitions: i64) -> Vec<Reading> {
 fn ours(readings: &[Reading], threshold: i64, from: u32) -> (u32, Verdict) {
     let mut memory = Memory::with_capacity(threshold as f64 / CATCH_UP);
     let mut look = |at: f64| {
-        let seen = Observation { at, replicas: from, ready: from, rebalancing: false, partitions: readings };
+        let seen = Observation {
+            at,
+            replicas: from,
+            ready: from,
+            rebalancing: false,
+            growing: false,
+            partitions: readings,
+        };
         let (decision, after) = decide(&POLICY, &seen, std::mem::take(&mut memory));
         memory = after;
         (decision.replicas, decision.verdict)

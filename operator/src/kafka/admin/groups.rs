@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, future, stream};
 
 use super::Admin;
-use crate::kafka::groups::{
-    GroupLook, GroupLooks, GroupQuery, LogEnd, Membership, PartitionLook, Place,
-};
+use crate::kafka::groups::{GroupLook, GroupLooks, GroupQuery, LogEnd, Membership, PartitionLook, Place};
 use crate::kafka::{Error, ffi};
 
 /// Groups whose commits are asked for at a time: librdkafka asks for those of one group only in a request.
@@ -26,7 +24,8 @@ impl Admin {
             .buffer_unordered(COMMITS_AT_ONCE)
             .collect::<Vec<_>>();
         let (committed, memberships) = future::join(commits, self.memberships(queries)).await;
-        let places: Vec<Place> = queries.iter().flat_map(places_of).collect::<BTreeSet<_>>().into_iter().collect();
+        let places: Vec<Place> =
+            queries.iter().flat_map(places_of).collect::<BTreeSet<_>>().into_iter().collect();
         let (first, last) =
             future::join(self.ends(&places, LogEnd::First), self.ends(&places, LogEnd::Last)).await;
         let look = |(query, committed): (&GroupQuery, Offsets<Option<i64>>)| {
@@ -53,8 +52,10 @@ impl Admin {
     async fn memberships(&self, queries: &[GroupQuery]) -> Memberships {
         let groups: Vec<String> =
             queries.iter().map(|query| query.group.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-        self.blocking("describe groups", move |client, timeout| ffi::describe_groups(client, &groups, timeout))
-            .await
+        self.blocking("describe groups", move |client, timeout| {
+            ffi::describe_groups(client, &groups, timeout)
+        })
+        .await
     }
 
     async fn ends(&self, places: &[Place], end: LogEnd) -> Offsets<i64> {

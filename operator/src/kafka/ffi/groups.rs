@@ -64,7 +64,9 @@ unsafe fn description_of(
         let error = rd::rd_kafka_ConsumerGroupDescription_error(group);
         if !error.is_null() {
             let words = || owned(rd::rd_kafka_error_string(error));
-            if let Err(error) = check(&format!("describe group {name}"), rd::rd_kafka_error_code(error), words) {
+            if let Err(error) =
+                check(&format!("describe group {name}"), rd::rd_kafka_error_code(error), words)
+            {
                 return (name, Err(error));
             }
         }

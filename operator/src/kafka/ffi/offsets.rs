@@ -49,7 +49,9 @@ pub(in super::super) fn list_offsets(
         let mut count = 0;
         let first = rd::rd_kafka_ListOffsets_result_infos(result, &raw mut count);
         let infos = array(first, count).iter();
-        Ok(infos.map(|info| offset_of(action, rd::rd_kafka_ListOffsetsResultInfo_topic_partition(*info))).collect())
+        Ok(infos
+            .map(|info| offset_of(action, rd::rd_kafka_ListOffsetsResultInfo_topic_partition(*info)))
+            .collect())
     }
 }
 
