@@ -10,6 +10,8 @@ use super::{Age, Decision, Observation, Policy};
 /// in and another out again cost two rebalances, each with a backlog to catch up with.
 const WINDOW_CATCH_UPS: f64 = 2.0;
 const LEAST_WINDOW: Seconds = 60.0;
+/// Where it is unknown what a pod can do, one fewer is tried after so many windows: such a try may fail, and costs two rebalances then.
+const BLIND_WINDOWS: f64 = 5.0;
 /// Part of a pod's capacity that must stay free for it to be one pod fewer: what scales in does not scale out again by itself.
 const HEADROOM: f64 = 0.1;
 /// Most that a pod may be overfull before there is another, as a part of its capacity.
@@ -52,7 +54,8 @@ pub fn decide(policy: &Policy, seen: &Observation<'_>, mut memory: Memory) -> (D
     let out = limit.map_or(needed, |limit| needed.min(limit.max(least)));
     let fewer = if view.settled() { view.enough() } else { seen.replicas };
     let wanted = if out > seen.replicas { out } else { fewer };
-    let window = LEAST_WINDOW.max(WINDOW_CATCH_UPS * policy.catch_up);
+    let blind = if memory.capacity.known().is_none() { BLIND_WINDOWS } else { 1.0 };
+    let window = blind * LEAST_WINDOW.max(WINDOW_CATCH_UPS * policy.catch_up);
     let replicas = if limit.is_some_and(|limit| limit < seen.replicas) || out > seen.replicas {
         out
     } else {

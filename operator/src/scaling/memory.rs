@@ -146,6 +146,13 @@ impl Memory {
         if self.undisturbed < seen.at {
             self.measure(policy, seen);
         }
+        // One partition that is late may be so because of one key; several are so because of their pods.
+        let is_late = |track: &&Track| {
+            !track.suspect() && track.age.is_some_and(|age| age.seconds() > policy.target_age)
+        };
+        if !seen.rebalancing && self.tracks.iter().filter(is_late).count() > 1 {
+            self.capacity.settle();
+        }
     }
 
     fn watch_group(&mut self, seen: &Observation<'_>) {

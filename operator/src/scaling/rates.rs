@@ -135,6 +135,13 @@ impl Capacity {
         }
     }
 
+    /// Pods that did so much could not do enough: what they reached is what they can do.
+    pub(super) fn settle(&mut self) {
+        if self.measured.is_empty() {
+            self.measured(self.at_least);
+        }
+    }
+
     /// In records per second, once it was measured.
     #[must_use]
     pub(super) fn known(&self) -> Option<f64> {

@@ -256,7 +256,7 @@ fn a_group_that_starts_at_the_end_and_never_committed_gets_its_first_pod() {
 fn after_the_memory_was_lost_it_finds_out_with_one_pod_fewer_at_a_time() {
     let mut group = Group::new(3, &[0; 4]);
     group.memory = Some(Memory::default());
-    let decisions = group.ticks(120, &[2; 4], &[2; 4]);
+    let decisions = group.ticks(130, &[2; 4], &[2; 4]);
     assert_eq!(decisions.last().unwrap().replicas, 1);
     for pair in decisions.windows(2) {
         assert!(pair[0].replicas.abs_diff(pair[1].replicas) <= 1);
