@@ -84,6 +84,7 @@ fn sections(results: &Results, folder: &str) -> String {
 
 fn goals(out: &mut String, results: &Results) {
     line(out, "\n### What it is held against\n");
+    line(out, "By the figures below, each of the commit that stands above it.\n");
     table(out, &["wanted", "found", ""]);
     for Goal { wanted, found, met } in super::goals::goals(results) {
         row(out, &[wanted, found, if met { "met" } else { "**not met**" }.to_owned()]);

@@ -201,8 +201,8 @@ impl Work {
 
     /// Waits for an order and takes all that wait with it, up to a full batch; none once the queue is closed.
     ///
-    /// Beside a lane at work only a full batch begins, or one that would wait for long: two that are half full cost the database nearly
-    /// twice as much, and where it shares the processors that is time for neither.
+    /// Beside a lane at work only a full batch begins, or one that would wait for long: two that are half full
+    /// are two commits and twice the statements, and where the database shares the processors that is time for neither.
     async fn gather(&self) -> Vec<Job> {
         let mut jobs = Vec::with_capacity(self.batch);
         let mut queue = self.queue.lock().await;
