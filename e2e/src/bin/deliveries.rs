@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, bail};
 use clap::Parser;
 use e2e::proof::backends::{Container, KAFKA, KAFKA_PORT, KAFKA_PROXY_PORT, Postgres, kafka_answers};
+use e2e::proof::check::Rule;
 use e2e::proof::deliveries::plan::{Guarantee, Plan};
 use e2e::proof::deliveries::run::{Judged, Settings, run};
 use e2e::proof::proxy::{Chooser, Directory, Proxy};
@@ -45,9 +46,9 @@ struct Args {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     from: u64,
-    /// Stop at the first run that is not sound.
-    #[arg(long)]
-    until_unsound: bool,
+    /// Stop at the first run that breaks one of these rules.
+    #[arg(long, value_name = "RULE", value_delimiter = ',')]
+    until_broken: Vec<Rule>,
     /// Keep the evidence of sound runs, too.
     #[arg(long)]
     keep: bool,
@@ -98,12 +99,12 @@ async fn judge(args: Args) -> anyhow::Result<ExitCode> {
         };
         print!("{guarantee:?}: {}", totals(&reports));
         let counted = reports.iter().filter(|report| report.counts()).count();
-        if as_u64(counted) < args.runs && !args.until_unsound {
+        if as_u64(counted) < args.runs && args.until_broken.is_empty() {
             println!("only {counted} of {} runs had enough faults", args.runs);
             lacks = true;
         }
         let missed = missed(*guarantee, &reports);
-        if args.runs >= LARGE && !args.until_unsound && !missed.is_empty() {
+        if args.runs >= LARGE && args.until_broken.is_empty() && !missed.is_empty() {
             println!("never happened: {}", missed.join(", "));
             lacks = true;
         }
@@ -137,7 +138,7 @@ async fn campaign(args: &Args, settings: &Settings, guarantee: Guarantee) -> any
         let Judged { report, letters, letters_again, .. } = judged;
         println!("{guarantee:?}, {letters} letters, {letters_again} again, {}", report.delivery_line());
         counted += u64::from(report.counts());
-        enough |= args.until_unsound && is_unsound(&report);
+        enough |= report.breaks(&args.until_broken);
         reports.push(report);
     }
 }

@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use e2e::proof::check::Rule;
 use e2e::proof::document::{self, Which};
 use e2e::proof::plan::{Plan, SWEEP, SWEEPS};
 use e2e::proof::points::POINTS;
@@ -41,9 +42,9 @@ struct Args {
     /// A few runs, and each fail point once.
     #[arg(long, conflicts_with = "runs")]
     short: bool,
-    /// Stop at the first run that is not sound.
-    #[arg(long)]
-    until_unsound: bool,
+    /// Stop at the first run that breaks one of these rules.
+    #[arg(long, value_name = "RULE", value_delimiter = ',')]
+    until_broken: Vec<Rule>,
     /// Keep the evidence of sound runs, too.
     #[arg(long)]
     keep: bool,
@@ -120,7 +121,7 @@ fn is_unsound(reports: &[Report]) -> bool {
 
 /// What is missing for the campaign to say anything: runs in which enough went wrong, and, of a large one, each kind of fault.
 fn lack(args: &Args, reports: &[Report]) -> Option<String> {
-    if args.short || args.seed.is_some() || args.until_unsound {
+    if args.short || args.seed.is_some() || !args.until_broken.is_empty() {
         return None;
     }
     let counted = reports.iter().filter(|report| report.counts()).count();
@@ -166,7 +167,7 @@ async fn campaign(args: &Args, service: PathBuf) -> anyhow::Result<Vec<Report>> 
             let report = one(seed, &settings, &mut results, &mut reports).await?;
             counted += u64::from(report.counts());
             seed += 1;
-            if args.until_unsound && report.broken.is_none() && !report.is_sound() {
+            if report.breaks(&args.until_broken) {
                 break;
             }
         }

@@ -18,15 +18,17 @@ mod fixture;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use order_events::OrderEvent;
-use serde::Serialize;
+use serde::de::IntoDeserializer;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::history::{Event, History, Record};
 
 /// A rule that was broken.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Rule {
     /// What a client was told has happened is in the database.
     #[serde(rename = "C1")]
@@ -70,6 +72,15 @@ pub enum Rule {
     /// Once healed, orders are taken and the outbox empties within the deadline, and a stop signal ends each replica.
     #[serde(rename = "recovery")]
     Recovered,
+}
+
+impl FromStr for Rule {
+    type Err = serde::de::value::Error;
+
+    /// By the name that it is shown with.
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::deserialize(name.trim().into_deserializer())
+    }
 }
 
 impl fmt::Display for Rule {

@@ -186,6 +186,9 @@ fn settings(rng: &mut StdRng) -> BTreeMap<&'static str, String> {
     any("WRITER_MODE", &[COMBINING, COMBINING, COMBINING, "per-order"]);
     any("WRITER_LANES", &["1", "2", "4"]);
     any("WRITER_BATCH", &["1", "3", "100"]);
+    any("WRITER_LINGER_MILLIS", &["0", "0", "2", "20"]);
+    any("WRITER_QUEUE", &["20", "1000", "1000"]);
+    any("WRITER_MAX_WAIT_MILLIS", &["100", "500", "500"]);
     any("HTTP_MAX_CONCURRENT", &["6", "256", "256", "256"]);
     any("DATABASE_MAX_CONNECTIONS", &["2", "8", "16"]);
     any("DATABASE_ACQUIRE_TIMEOUT_SECONDS", &["1", "2"]);

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use super::check::Violation;
+use super::check::{Rule, Violation};
 use super::check::refusals::IN_PROGRESS;
 use super::faults::Happening;
 use super::ledger::{Call, OWN_CLIENTS, Outcome};
@@ -113,6 +113,12 @@ impl Report {
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.broken.is_none() && self.violations.is_empty()
+    }
+
+    /// One of these rules was broken, whatever else was.
+    #[must_use]
+    pub fn breaks(&self, rules: &[Rule]) -> bool {
+        self.broken.is_none() && self.violations.iter().any(|violation| rules.contains(&violation.rule))
     }
 
     /// Calls with a definite answer: what was asked for, or why it can't be had.

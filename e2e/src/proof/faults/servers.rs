@@ -11,18 +11,33 @@ use crate::proof::world::World;
 
 /// Where the ballast lies on the small disk.
 const BALLAST: &str = "/var/lib/pg/ballast";
-/// Pause between two attempts to make PostgreSQL ask for more disk.
+/// Pause between two attempts to make PostgreSQL ask for more disk, or to freeze a container.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// Attempts to freeze a container; the engine takes up to a second over each that fails.
+const PAUSE_ATTEMPTS: u32 = 5;
 /// What PostgreSQL logs when it has no disk.
 const NO_SPACE: &str = "No space left on device";
 
 /// Stops its processes for a while: connections stay, nothing answers.
 pub async fn freeze(container: &Container, lasting: Duration) -> anyhow::Result<Option<String>> {
     let _claimed = container.claim().await;
-    container.docker(&["pause"]).await?;
+    pause(container).await?;
     tokio::time::sleep(lasting).await;
     container.docker(&["unpause"]).await?;
     Ok(Some(format!("{} frozen for {lasting:?}", container.name)))
+}
+
+/// The kernel stops the threads one by one, and the engine gives up soon where one of them won't: while it starts a process,
+/// say. Nothing is frozen then.
+async fn pause(container: &Container) -> anyhow::Result<()> {
+    let mut left = PAUSE_ATTEMPTS;
+    loop {
+        left -= 1;
+        match container.docker(&["pause"]).await {
+            Err(_) if left > 0 => tokio::time::sleep(ASK_EVERY).await,
+            result => return result.map(drop),
+        }
+    }
 }
 
 /// SIGKILL to all its processes, and a start after a while.
