@@ -89,6 +89,9 @@ struct Committed {
 /// end once and commits it: left to `auto.offset.reset=latest`, a member that ends before its first commit would start
 /// later the next time, and whatever was written between would never be delivered.
 ///
+/// The place in a partition without records is committed in either case: it tells the relay, which has the topic grow only
+/// then, that the group has taken note of the partition. So nothing is in it before the group has a place there.
+///
 /// An exactly-once group asks its sink instead, unless what was committed is somebody else's word: of the group under another
 /// guarantee, or of a person who has reset the offsets. Then the sink is told. A group that was exactly once asks it, too, once.
 ///
@@ -146,12 +149,19 @@ impl Log<'_> {
                     let done = Runs::decode(&metadata, offset);
                     (Offset::Offset(offset), Start { offset: Some(offset), done })
                 }
-                (None, StartFrom::Earliest) => (Offset::Invalid, Start::default()),
-                (None, StartFrom::Latest) => {
-                    let end = self.begin(partition)?;
-                    first_seen.add_partition_offset(self.topic, partition, Offset::Offset(end))?;
-                    (Offset::Offset(end), Start::default())
-                }
+                (None, start_from) => match (start_from, self.ends(partition)) {
+                    (StartFrom::Latest, ends) => {
+                        let (_, end) = ends?;
+                        first_seen.add_partition_offset(self.topic, partition, Offset::Offset(end))?;
+                        (Offset::Offset(end), Start::default())
+                    }
+                    (StartFrom::Earliest, Ok((low, end))) if low == end => {
+                        first_seen.add_partition_offset(self.topic, partition, Offset::Offset(end))?;
+                        (Offset::Offset(end), Start::default())
+                    }
+                    // It begins at the oldest record in any case; a partition without a leader holds up no other.
+                    (StartFrom::Earliest, _) => (Offset::Invalid, Start::default()),
+                },
             };
             places.push(Place { partition, from, start, guarantee });
         }

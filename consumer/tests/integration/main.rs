@@ -4,6 +4,7 @@ mod harness;
 mod platform;
 mod delivery;
 mod lanes;
+mod growth;
 mod members;
 mod poison;
 mod sticky;
