@@ -56,6 +56,8 @@ fn exposition() -> String {
     let relay = RelayMetrics::register(&metrics);
     relay.leads(&[0]);
     relay.failed("broker");
+    relay.growth_waits(Some("group-behind"));
+    relay.growth_ended(true);
     let consumer = metrics.register(ConsumerMetrics::registered);
     count(&consumer.dead_lettered, "reason", "Schema");
     count(&consumer.sink_errors, "kind", "timeout");

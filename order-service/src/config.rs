@@ -1,5 +1,6 @@
 //! Settings of the service, from flags or environment; each field's doc names its unit and default.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -62,7 +63,7 @@ pub struct DatabaseConfig {
     /// `postgres://…`; give it through the environment, not as a flag.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Secret,
-    /// Connections for requests (DATABASE_MAX_CONNECTIONS, default 16); the relay has six more of its own, and the writer
+    /// Connections for requests (DATABASE_MAX_CONNECTIONS, default 16); the relay has seven more of its own, and the writer
     /// one for each lane.
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     pub database_max_connections: u32,
@@ -154,6 +155,47 @@ pub struct RelayConfig {
     /// go if it can't reach Kafka (RELAY_STALL_SECONDS, default 45: brokers restart faster).
     #[arg(long, env = "RELAY_STALL_SECONDS", default_value = "45", value_parser = seconds)]
     pub relay_stall: Duration,
+    /// Consumer groups that must have read the topic before keys are mapped by more partitions, separated by commas
+    /// (CONSUMER_GROUPS; without it the count stays as it is).
+    #[arg(long, env = "CONSUMER_GROUPS", value_parser = consumer_groups)]
+    pub consumer_groups: Option<ConsumerGroups>,
+    /// What a topic that has grown means (PARTITION_GROWTH, default order-safe).
+    #[arg(long, env = "PARTITION_GROWTH", value_enum, default_value_t = PartitionGrowth::OrderSafe)]
+    pub partition_growth: PartitionGrowth,
+    /// Seconds for which publishing rests at most until the groups have read everything; then it goes on by the old count, and
+    /// growth is tried again later (GROWTH_DRAIN_TIMEOUT_SECONDS, default 30).
+    #[arg(long, env = "GROWTH_DRAIN_TIMEOUT_SECONDS", default_value = "30", value_parser = seconds)]
+    pub growth_drain_timeout: Duration,
+}
+
+impl RelayConfig {
+    /// By which rules this replica goes over to more partitions, in words to compare with those of others: in a rollout there are
+    /// replicas of both, and none may go by the old ones any longer.
+    #[must_use]
+    pub fn growth_terms(&self) -> String {
+        let groups =
+            self.consumer_groups.as_ref().map(|ConsumerGroups(names)| names.iter().collect::<BTreeSet<_>>());
+        format!("{:?} {groups:?}", self.partition_growth)
+    }
+}
+
+/// Names of consumer groups; none at all where nobody reads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConsumerGroups(pub Vec<String>);
+
+/// How the relay goes over to more partitions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum PartitionGrowth {
+    /// Once every group has read what was published before, so that no two events of one order change places.
+    OrderSafe,
+    /// At once.
+    Immediate,
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "clap wants a parser that may fail")]
+fn consumer_groups(text: &str) -> Result<ConsumerGroups, String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    Ok(ConsumerGroups(names.map(str::to_owned).collect()))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -219,6 +261,13 @@ mod tests {
             assert!(millis(bad).is_err() && hours(bad).is_err() && batch(bad).is_err(), "{bad:?}");
         }
         assert!(hours("0").is_err() && batch("0").is_err());
+    }
+
+    #[test]
+    fn groups_are_separated_by_commas_and_may_be_none() {
+        let parsed = |text| consumer_groups(text).map(|ConsumerGroups(names)| names);
+        assert_eq!(parsed("a, b,"), Ok(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(parsed(""), Ok(vec![]));
     }
 
     #[test]

@@ -15,6 +15,8 @@
 //!    second leader of a shard, or one that slept through the end of its lease, can only repeat events: whoever shows an
 //!    event first has shown, or found acknowledged, every earlier one of its order.
 //!
+//! How this stays so when the topic gets more partitions is told in [`growth`].
+//!
 //! An event that the broker refuses for good is found out ([`trial`]) and its order left out of reads ([`park`]), later events
 //! and all. There is no cursor: `id > last seen` would skip a row that committed late; reads begin at a [`floor`] below which
 //! no row can appear. A row leaves the outbox only after the broker acknowledged it and said at which offset: the producer's
@@ -25,6 +27,7 @@ pub mod partitions;
 pub mod in_flight;
 mod turns;
 pub mod floor;
+pub mod growth;
 pub mod trial;
 pub mod acknowledge;
 pub mod lease;
@@ -51,11 +54,13 @@ use crate::config::RelayConfig;
 use crate::metrics::RelayMetrics;
 use crate::store::DatabaseError;
 use crate::store::outbox::SHARDS;
+use acknowledge::OnlyIf;
 use error::RelayError;
-use pace::{Backoff, Found};
+use pace::Backoff;
 use publish::{Publisher, Sent};
 use read::Request;
 use state::State;
+use upkeep::Upkeep;
 use wake::Wake;
 
 /// Longest silence of the relay's loop before the process counts as hung: every step in it is bounded well below.
@@ -74,7 +79,7 @@ pub struct Relay {
     /// Where Kafka is.
     pub kafka: KafkaConnection,
     /// Settings.
-    pub config: RelayConfig,
+    pub config: Arc<RelayConfig>,
     /// Notified after a commit of this replica.
     pub wake: Arc<Notify>,
     /// Counters.
@@ -151,11 +156,16 @@ impl Relay {
         let delivered = state.signals.delivered.clone();
         let publisher =
             slot.insert(Publisher::connect(&self.kafka, &self.config, state.batch_bytes, delivered)?);
-        let Some(partitions) = partitions::settle(self, publisher, stop).await? else { return Ok(()) };
-        state.in_flight.send_among(partitions);
+        state.unsettled = true;
         loop {
             self.health.beat(HEARTBEAT, HEARTBEAT_BOUND);
-            match self.round(state, publisher, partitions, stop.is_cancelled()).await {
+            if state.may_settle() {
+                let settled = partitions::settle(self, publisher, state.partitions, stop).await?;
+                let Some(partitions) = settled else { return Ok(()) };
+                state.map_among(partitions);
+                self.metrics.partitions.set(i64::from(partitions));
+            }
+            match self.round(state, publisher, stop.is_cancelled()).await {
                 Ok(()) => {}
                 Err(RelayError::Database(error)) => {
                     self.report(RelayError::Database(error));
@@ -177,7 +187,6 @@ impl Relay {
         &self,
         state: &mut State,
         publisher: &Publisher,
-        partitions: i32,
         stopping: bool,
     ) -> Result<(), RelayError> {
         let State { in_flight, trial, .. } = state;
@@ -185,16 +194,20 @@ impl Relay {
         publisher.check()?;
         self.take_answers(state)?;
         self.observe(state);
-        self.keep_leases(state);
+        self.keep_leases(state, stopping);
+        self.grow(state, stopping);
         self.delete(state, stopping);
         if state.trial.is_on() {
-            return self.try_refused(state, publisher, partitions).await;
+            return self.try_refused(state, publisher).await;
         }
         self.read(state, stopping);
-        let State { leases, in_flight, trial, .. } = state;
-        in_flight.open();
-        // What is in hand waits once the leases may be over: others may lead by then, and would send it too.
-        while leases.are_known() && publisher.publish(partitions, in_flight, trial)? == Sent::Some {
+        state.in_flight.open();
+        // Asked before each handful: once the leases may be over others may lead, and would send what is in hand too; and once the
+        // count is another one it would go elsewhere.
+        while let Some(partitions) = state.publishes_among() {
+            if publisher.publish(partitions, &mut state.in_flight, &mut state.trial)? != Sent::Some {
+                break;
+            }
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -202,31 +215,21 @@ impl Relay {
 
     /// Takes in what the statements have answered.
     fn take_answers(&self, state: &mut State) -> Result<(), DatabaseError> {
-        let State {
-            leases, leads_all, in_flight, floors, parked, pace, upkeep, read, delete, caught_up, ..
-        } = state;
-        if let Some(answer) = upkeep.answer() {
-            let kept = answer?;
-            in_flight.drop_shards(&kept.leases.lost_since(leases));
-            *leases = kept.leases;
-            let led = leases.held();
-            leads_all.store(led.len() == usize::from(SHARDS), Ordering::Relaxed);
-            self.metrics.leads(&led);
-            if parked.replace(kept.parked, kept.as_of) {
-                floors.lower();
-            }
-            if let Some(sample) = kept.sample {
-                floors.see(sample);
-            }
-            pace.kept(Instant::now());
+        if let Some(answer) = state.upkeep.answer() {
+            self.take_upkeep(state, answer?);
         }
+        let State { leases, in_flight, floors, pace, delete, .. } = state;
         if let Some((rows, answer)) = delete.answer() {
             match answer {
                 Ok(there) => {
                     in_flight.deleted(&rows);
                     if there < rows.len() as u64 {
-                        // What is at their ids now was left out of reads as if it were them.
+                        // What is at their ids now was left out of reads as if it were them, by one that is under way as well.
+                        in_flight.outdate_reads();
                         floors.lower();
+                        // Another may lead, or map keys otherwise: who went on would send the same again and again.
+                        leases.renew_early();
+                        pace.keeps_early(Instant::now());
                     }
                 }
                 Err(error) => {
@@ -236,42 +239,62 @@ impl Relay {
             }
             pace.worked();
         }
-        if let Some((request, answer)) = read.answer() {
-            let heads = answer?;
-            let found = heads.found();
-            let admitted = in_flight.admit(&request.skip, heads.rows);
-            if admitted {
-                let crowded = [request.skip.crowded, in_flight.crowded_shards()].concat();
-                for shard in request.shards.iter().filter(|shard| !crowded.contains(shard)) {
-                    floors.raise(&request.start, *shard, heads.full.get(shard).copied());
-                }
-            }
-            pace.read_ended(if admitted { found } else { Found::More });
-            *caught_up |= request.last && admitted && found != Found::More;
+        if let Some((request, answer)) = state.read.answer() {
+            state.take_heads(request, answer?);
         }
-        if in_flight.take_uncrowded() {
-            pace.announce();
+        if state.in_flight.take_uncrowded() {
+            state.pace.announce();
         }
         Ok(())
     }
 
-    /// Renews leases and looks who is parked, when that is due.
-    fn keep_leases(&self, state: &mut State) {
-        let State { leases, in_flight, parked, upkeep, signals, pace, .. } = state;
-        if !upkeep.is_running() && pace.keeps(Instant::now()) {
-            let (leases, busy, as_of) = (leases.clone(), in_flight.shards(), parked.added());
-            let request = upkeep::Request { leases, busy, as_of };
-            upkeep.start(&signals.answered, upkeep::upkeep(self.pool.clone(), request));
+    fn take_upkeep(&self, state: &mut State, kept: Upkeep) {
+        let State { leases, leads_all, in_flight, floors, parked, pace, doubts_noted, .. } = state;
+        in_flight.drop_shards(&kept.leases.lost_since(leases));
+        *leases = kept.leases;
+        let led = leases.held();
+        leads_all.store(led.len() == usize::from(SHARDS), Ordering::Relaxed);
+        self.metrics.leads(&led);
+        if parked.replace(kept.parked, kept.as_of) {
+            floors.lower();
         }
+        if let Some(sample) = kept.sample {
+            floors.see(sample);
+        }
+        *doubts_noted = kept.doubt.unwrap_or(*doubts_noted);
+        pace.kept(Instant::now(), kept.mapping.is_some_and(|mapping| mapping.growing_to.is_some()));
+        self.see_mapping(state, kept.mapping);
+    }
+
+    /// Renews leases, looks by which count keys are mapped and who is parked, when that is due.
+    fn keep_leases(&self, state: &mut State, stopping: bool) {
+        if state.upkeep.is_running() || !state.pace.keeps(Instant::now()) {
+            return;
+        }
+        let request = upkeep::Request {
+            leases: state.leases.clone(),
+            busy: state.in_flight.shards(),
+            as_of: state.parked.added(),
+            topic: self.config.topic.clone(),
+            doubt: (state.doubts != state.doubts_noted).then_some(state.doubts),
+            drained: state.drained(),
+            take_down: state.fence_to_end(&self.config, stopping),
+        };
+        state.upkeep.start(&state.signals.answered, upkeep::upkeep(self.pool.clone(), request));
     }
 
     /// Deletes what is acknowledged, when there is enough of it or it waits long enough.
     fn delete(&self, state: &mut State, stopping: bool) {
-        let pressing = stopping || state.room(&self.config) == 0;
-        let State { in_flight, delete, signals, pace, .. } = state;
-        if !delete.is_running() && pace.deletes(Instant::now(), in_flight.acknowledged(), pressing) {
+        let pressing = stopping || state.room(&self.config) == 0 || state.fenced_since.is_some();
+        let State { in_flight, delete, signals, pace, partitions, .. } = state;
+        if let Some(partitions) = *partitions
+            && !delete.is_running()
+            && pace.deletes(Instant::now(), in_flight.acknowledged(), pressing)
+        {
             let rows = in_flight.take_acknowledged();
-            delete.start(&signals.answered, acknowledge::delete(self.pool.clone(), rows));
+            let (owner, topic) = (self.config.pod_name.clone(), self.config.topic.clone());
+            let only_if = OnlyIf { owner, topic, partitions };
+            delete.start(&signals.answered, acknowledge::delete(self.pool.clone(), rows, only_if));
         }
     }
 
@@ -290,18 +313,17 @@ impl Relay {
         skip.orders.extend(parked.orders());
         pace.read_begins(now);
         // Before the leases are known there is nothing to read, which does not mean that nothing is left.
-        let request = Request { shards, start, skip, limit: room, last: stopping && known };
+        let topic = self.config.topic.clone();
+        let request = Request { shards, start, skip, limit: room, last: stopping && known, topic };
         read.start(&signals.answered, read::heads(self.pool.clone(), request));
     }
 
     /// Goes on telling refused events apart, once what is with the producer has come back.
-    async fn try_refused(
-        &self,
-        State { leases, trial, in_flight, parked, pace, .. }: &mut State,
-        publisher: &Publisher,
-        partitions: i32,
-    ) -> Result<(), RelayError> {
-        if leases.are_known() && !in_flight.awaits_broker() {
+    async fn try_refused(&self, state: &mut State, publisher: &Publisher) -> Result<(), RelayError> {
+        if let Some(partitions) = state.publishes_among()
+            && !state.in_flight.awaits_broker()
+        {
+            let State { leases, trial, in_flight, parked, pace, .. } = state;
             park::step(&self.pool, publisher, partitions, leases, (trial, in_flight, parked)).await?;
             pace.announce();
         }

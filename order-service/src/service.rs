@@ -23,9 +23,9 @@ use crate::store::orders::PlaceSettings;
 use crate::store::{database, idempotency};
 use crate::writer::{Connections, Writer};
 
-/// Connections of the relay, which reads, deletes, keeps its leases and announces at once, and of the monitor. What it listens
-/// on is one more.
-const RELAY_CONNECTIONS: u32 = 5;
+/// Connections of the relay, which reads, deletes, keeps its leases, announces and sees to growth at once, and of the monitor.
+/// What it listens on is one more.
+const RELAY_CONNECTIONS: u32 = 6;
 /// Longest wait for connections to be given back at the end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// Name of the readiness condition that the public listener meets.
@@ -132,7 +132,7 @@ impl Parts {
         let relay = Relay {
             pool: relay_pool.clone(),
             kafka: kafka.connection()?,
-            config: relay,
+            config: Arc::new(relay),
             wake,
             metrics: relay_metrics.clone(),
             health: health.clone(),

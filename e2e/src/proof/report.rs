@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{Rule, Violation};
 use super::check::refusals::IN_PROGRESS;
+use super::check::{Rule, Violation};
 use super::faults::Happening;
 use super::ledger::{Call, OWN_CLIENTS, Outcome};
 use super::points::POINTS;

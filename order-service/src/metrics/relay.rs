@@ -43,6 +43,21 @@ pub struct RelayMetrics {
     /// Announcements by other replicas that they recorded events.
     pub announced: Counter,
     errors: Family<ErrorLabels, Counter>,
+    /// Partitions by which this replica maps keys.
+    pub partitions: Gauge,
+    fenced: Counter<f64, AtomicU64>,
+    growth_waits: Family<GrowthLabels, Gauge>,
+    growths: Family<OutcomeLabels, Counter>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct GrowthLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
 }
 
 impl RelayMetrics {
@@ -60,7 +75,12 @@ impl RelayMetrics {
             parked_orders: Gauge::default(),
             announced: Counter::default(),
             errors: Family::default(),
+            partitions: Gauge::default(),
+            fenced: Counter::default(),
+            growth_waits: Family::default(),
+            growths: Family::default(),
         };
+        new.register_growth(metrics);
         metrics.register(|registry| {
             let rows = "Events not yet published, up to a hundred thousand";
             registry.register("orderflow_outbox_rows", rows, new.outbox_rows.clone());
@@ -84,6 +104,39 @@ impl RelayMetrics {
             registry.register("orderflow_relay_errors", "Failures of the relay", new.errors.clone());
         });
         new
+    }
+
+    fn register_growth(&self, metrics: &Metrics) {
+        metrics.register(|registry| {
+            let partitions = "Partitions by which this replica maps keys";
+            registry.register("orderflow_relay_partitions", partitions, self.partitions.clone());
+            let fenced =
+                "Time for which publishing rested because the partition count was about to be switched";
+            registry.register("orderflow_relay_fenced_seconds", fenced, self.fenced.clone());
+            let waits = "1 for what the switch to more partitions waits for, where this replica drives it";
+            registry.register("orderflow_relay_growth_waits", waits, self.growth_waits.clone());
+            let growths = "Switches of the partition count, and fences that came down without one";
+            registry.register("orderflow_relay_growths", growths, self.growths.clone());
+        });
+    }
+
+    /// Publishing rested for so long.
+    pub fn fenced(&self, duration: Duration) {
+        self.fenced.inc_by(duration.as_secs_f64());
+    }
+
+    /// The switch of the partition count waits for this, and nothing else; `reason` is one of few words.
+    pub fn growth_waits(&self, reason: Option<&'static str>) {
+        self.growth_waits.clear();
+        if let Some(reason) = reason {
+            self.growth_waits.get_or_create(&GrowthLabels { reason }).set(1);
+        }
+    }
+
+    /// A fence came down.
+    pub fn growth_ended(&self, switched: bool) {
+        let outcome = if switched { "switched" } else { "given-up" };
+        self.growths.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
     /// The outbox was looked at.

@@ -17,6 +17,19 @@ use crate::metrics::RelayMetrics;
 use crate::store::DatabaseError;
 use crate::store::error::bounded;
 
+/// What a delete depends on: else a row stays, and is sent again by whoever leads its shard.
+#[derive(Debug)]
+pub(super) struct OnlyIf {
+    /// Nobody but this one leads the shard. Somebody who slept through the end of its lease may hear only now that the broker has
+    /// an event, while the one who leads now takes it that nothing is under way ([`super::growth`]).
+    pub(super) owner: String,
+    /// By its record keys are mapped by so many partitions as when the row was sent, or by more. Fewer of them are recorded in a
+    /// database that has forgotten a switch: what was sent by that has to come before what is sent now, in the old partition.
+    pub(super) topic: String,
+    /// So many partitions.
+    pub(super) partitions: i32,
+}
+
 /// The rows of a delete, and how many of them were there.
 pub(super) type Deleted = (Vec<Acknowledged>, Result<u64, DatabaseError>);
 
@@ -55,15 +68,19 @@ pub(super) fn acknowledge(
 /// Deletes rows that the broker has, in one statement, and gives them back, with the number of those that were there.
 ///
 /// By their orders, too: after a failover that lost transactions the sequence gives ids out again, and a row that has one of these
-/// is another one, which nobody has sent yet.
-pub(super) async fn delete(pool: PgPool, rows: Vec<Acknowledged>) -> Deleted {
+/// is another one, which nobody has sent yet. Who leads what is looked up once for all rows: each lease has many dead versions
+/// where an old snapshot is open.
+pub(super) async fn delete(pool: PgPool, rows: Vec<Acknowledged>, only_if: OnlyIf) -> Deleted {
     let (shards, ids): (Vec<i16>, Vec<i64>) = rows.iter().map(|row| (row.row.shard, row.row.id)).unzip();
     let orders: Vec<Uuid> = rows.iter().map(|row| row.order_id).collect();
     let statement = sqlx::query(
         "delete from outbox using unnest($1::smallint[], $2::bigint[], $3::uuid[]) as done (shard, id, order_id)
-         where outbox.shard = done.shard and outbox.id = done.id and outbox.order_id = done.order_id",
+         where outbox.shard = done.shard and outbox.id = done.id and outbox.order_id = done.order_id
+           and done.shard <> all (array(select shard from relay_leases where owner <> $4))
+           and (select partitions from topic_partitions where topic = $5) >= $6",
     );
-    let statement = statement.bind(shards).bind(ids).bind(orders);
+    let OnlyIf { owner, topic, partitions } = only_if;
+    let statement = statement.bind(shards).bind(ids).bind(orders).bind(owner).bind(topic).bind(partitions);
     let deleting = async {
         fail_point!("relay::before_delete");
         let deleted = bounded("delete published events", statement.execute(&pool)).await;

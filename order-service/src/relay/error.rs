@@ -30,6 +30,9 @@ pub enum RelayError {
         /// Partitions by which keys are mapped.
         recorded: i32,
     },
+    /// What the topic or its groups have can't be looked up; publishing goes on.
+    #[error("failed to look whether the topic has grown")]
+    Growth(#[source] KafkaError),
     /// The producer does not take an event.
     #[error("failed to hand outbox row {id} to the producer")]
     Produce {
@@ -79,6 +82,7 @@ impl RelayError {
             Self::Connect(_) => "connect",
             Self::Metadata(_) => "metadata",
             Self::Shrunk { .. } => "topic-shrunk",
+            Self::Growth(_) => "growth",
             Self::Produce { .. } => "produce",
             Self::Deliver { .. } => "deliver",
             Self::BatchTooLarge => "batch-too-large",

@@ -124,7 +124,8 @@ impl InFlight {
         }
     }
 
-    /// From now on rows go to so many partitions. Nothing may be sent or due, as before the first read and after a restart.
+    /// From now on rows go to so many partitions. Nothing may be sent or due, as before the first read, after a restart, and once all
+    /// that waits was let go.
     pub fn send_among(&mut self, partitions: i32) {
         debug_assert!(self.sent == 0 && self.due.is_empty(), "rows are dealt to other partitions already");
         self.due = Turns::among(partitions);
@@ -348,6 +349,12 @@ impl InFlight {
     #[must_use]
     pub fn awaits_broker(&self) -> bool {
         self.sent > 0
+    }
+
+    /// True while a row was handed over and is not deleted yet: it is with the producer, or in the topic.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.rows.values().any(|held| matches!(held.stage, Stage::Sent | Stage::Acknowledged))
     }
 
     /// Rows in hand.

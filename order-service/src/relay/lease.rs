@@ -1,6 +1,7 @@
 //! Which shards this replica leads: lease rows on the database's clock, a fair share of them per live replica.
 //!
-//! A lease keeps two replicas from doing the same work; correctness does not hang on it (see [`super`]).
+//! A lease keeps two replicas from doing the same work. The order of events does not hang on it (see [`super`]), but while a topic
+//! grows: see [`super::growth`].
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ const MEMBER_RETENTION_SECONDS: f64 = 3600.0;
 #[derive(Clone, Debug)]
 pub struct Leases {
     owner: String,
+    /// By which rules this replica would drive a growth: all must have the same.
+    terms: String,
     ttl: Duration,
     held: BTreeSet<i16>,
     /// Held, but to be let go once nothing of them is in flight.
@@ -32,10 +35,16 @@ pub struct Leases {
 impl Leases {
     /// No leases yet; the first [`keep`](Self::keep) asks for some.
     #[must_use]
-    pub fn new(owner: String, ttl: Duration) -> Self {
+    pub fn new(owner: String, terms: String, ttl: Duration) -> Self {
         let now = Instant::now();
         let (held, surplus) = (BTreeSet::new(), BTreeSet::new());
-        Self { owner, ttl, held, surplus, valid_until: now, next_renewal: now }
+        Self { owner, terms, ttl, held, surplus, valid_until: now, next_renewal: now }
+    }
+
+    /// Leases that are known for `ttl` from now, of no shard.
+    #[cfg(test)]
+    pub(super) fn known_for(ttl: Duration) -> Self {
+        Self { valid_until: Instant::now() + ttl, ..Self::new("a".to_owned(), String::new(), ttl) }
     }
 
     /// How long a lease lasts without renewal.
@@ -69,6 +78,11 @@ impl Leases {
     #[must_use]
     pub fn lost_since(&self, before: &Self) -> Vec<i16> {
         before.held.difference(&self.held).copied().collect()
+    }
+
+    /// A shard may be led by another although its lease should last: they are to be renewed at once.
+    pub fn renew_early(&mut self) {
+        self.next_renewal = Instant::now();
     }
 
     /// When a renewal is due: says that this replica lives, renews what it leads, lets go what is above its share and
@@ -108,6 +122,28 @@ impl Leases {
         Ok(())
     }
 
+    /// Notes that what was sent of the shards led may come to the topic although nobody will hear of it: their events are in
+    /// doubt up to the last id given out, which unlike the last row is found at once however many rows were deleted. Whoever takes
+    /// a shard notes the same of the leader before.
+    ///
+    /// # Errors
+    /// When the database fails; it is to be noted again then.
+    pub async fn doubt(&self, connection: &mut PgConnection) -> Result<(), DatabaseError> {
+        let statement = sqlx::query(
+            "update relay_leases
+             set takes = takes + 1, doubtful_to = (select last_value from outbox_id_seq)
+             where owner = $1",
+        );
+        bounded("note which events are in doubt", statement.bind(&self.owner).execute(connection)).await?;
+        Ok(())
+    }
+
+    /// This replica's name.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
     /// Lets every shard go and leaves the members.
     ///
     /// # Errors
@@ -128,12 +164,15 @@ impl Leases {
     async fn announce(&self, connection: &mut PgConnection) -> Result<Vec<String>, DatabaseError> {
         bounded("announce this replica", async {
             sqlx::query(
-                "insert into relay_members (owner, expires_at)
-                 values ($1, clock_timestamp() + make_interval(secs => $2))
-                 on conflict (owner) do update set expires_at = excluded.expires_at",
+                // That it knows of fences, and by which terms: see [`super::growth`].
+                "insert into relay_members (owner, expires_at, fence, terms)
+                 values ($1, clock_timestamp() + make_interval(secs => $2), 0, $3)
+                 on conflict (owner) do update set expires_at = excluded.expires_at, terms = excluded.terms,
+                     fence = coalesce(relay_members.fence, 0)",
             )
             .bind(&self.owner)
             .bind(self.ttl.as_secs_f64())
+            .bind(&self.terms)
             .execute(&mut *connection)
             .await?;
             sqlx::query(
@@ -176,7 +215,8 @@ impl Leases {
 
     async fn take(&self, connection: &mut PgConnection, count: usize) -> Result<Vec<i16>, DatabaseError> {
         let statement = sqlx::query_scalar(
-            "update relay_leases set owner = $1, expires_at = clock_timestamp() + make_interval(secs => $2)
+            "update relay_leases set owner = $1, expires_at = clock_timestamp() + make_interval(secs => $2),
+                    takes = takes + 1, doubtful_to = (select last_value from outbox_id_seq)
              where shard in (select shard from relay_leases where owner is null or expires_at < clock_timestamp()
                              order by shard limit $3 for update skip locked)
              returning shard",
@@ -229,6 +269,6 @@ mod tests {
 
     #[test]
     fn nothing_is_readable_before_a_lease_is_had() {
-        assert!(Leases::new("a".to_owned(), Duration::from_secs(10)).readable().is_empty());
+        assert!(Leases::new("a".to_owned(), String::new(), Duration::from_secs(10)).readable().is_empty());
     }
 }

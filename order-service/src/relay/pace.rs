@@ -21,6 +21,8 @@ const DELETE_AT_ONCE: usize = 500;
 /// Time from one look at leases, parked orders and settled ids to the next. Deleted rows younger than two looks are walked
 /// over by every read.
 const UPKEEP_EVERY: Duration = Duration::from_millis(250);
+/// The same while publishing rests behind a fence, whose end nobody announces.
+const FENCED_UPKEEP_EVERY: Duration = Duration::from_millis(50);
 /// First pause after a failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest pause after a failure: how late the relay notices that all is well again.
@@ -142,9 +144,14 @@ impl Pace {
         self.upkeep_at <= now && !self.is_paused(now)
     }
 
+    /// Something is not as it was when they were looked after: they are to be again, at once.
+    pub(super) fn keeps_early(&mut self, now: Instant) {
+        self.upkeep_at = self.upkeep_at.min(now);
+    }
+
     /// They were.
-    pub(super) fn kept(&mut self, now: Instant) {
-        self.upkeep_at = now + UPKEEP_EVERY;
+    pub(super) fn kept(&mut self, now: Instant, fenced: bool) {
+        self.upkeep_at = now + if fenced { FENCED_UPKEEP_EVERY } else { UPKEEP_EVERY };
         self.worked();
     }
 
@@ -271,6 +278,17 @@ mod tests {
         pace.failed(now);
         assert!(!pace.reads(now) && !pace.keeps(now) && !pace.deletes(now, DELETE_AT_ONCE, true));
         assert!(pace.reads(now + BACKOFF_MIN));
+    }
+
+    #[test]
+    fn leases_are_looked_after_more_often_behind_a_fence_and_at_once_when_something_is_not_as_it_was() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.kept(now, false);
+        assert!(!pace.keeps(now + FENCED_UPKEEP_EVERY) && pace.keeps(now + UPKEEP_EVERY));
+        pace.keeps_early(now);
+        assert!(pace.keeps(now));
+        pace.kept(now, true);
+        assert!(!pace.keeps(now) && pace.keeps(now + FENCED_UPKEEP_EVERY));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(super) struct Request {
     pub(super) limit: usize,
     /// The service had been told to stop before: what this read does not find, no request will record any more.
     pub(super) last: bool,
+    /// The topic, for [`Heads::epoch`].
+    pub(super) topic: String,
 }
 
 /// The rows at the heads.
@@ -55,6 +57,8 @@ pub struct Heads {
     pub rows: Vec<OutboxRow>,
     /// The last id of each shard whose page was full: there is more.
     pub full: BTreeMap<i16, i64>,
+    /// Of when the rows are, in terms of [`super::growth::Mapping`].
+    pub epoch: Option<i64>,
 }
 
 impl Heads {
@@ -84,7 +88,7 @@ pub(super) async fn heads(pool: PgPool, request: Request) -> (Request, Result<He
 
 async fn fetch(
     pool: &PgPool,
-    Request { shards, start, skip, limit, .. }: &Request,
+    Request { shards, start, skip, limit, topic, .. }: &Request,
 ) -> Result<Heads, DatabaseError> {
     if shards.is_empty() {
         return Ok(Heads::default());
@@ -92,7 +96,8 @@ async fn fetch(
     let page = page(*limit, shards.len());
     let statement = sqlx::query(
         "select head.shard, head.id, head.order_id, head.headers, head.payload,
-                date_part('epoch', now() - head.recorded_at)
+                date_part('epoch', now() - head.recorded_at),
+                (select epoch from topic_partitions where topic = $6)
          from unnest($1::smallint[], $2::bigint[]) as led (shard, floor)
          cross join lateral (
              select shard, id, order_id, headers, payload, recorded_at from outbox
@@ -106,11 +111,16 @@ async fn fetch(
     .bind(&start.floors)
     .bind(&skip.ids)
     .bind(&skip.orders)
-    .bind(i64::try_from(page).unwrap_or(i64::MAX));
+    .bind(i64::try_from(page).unwrap_or(i64::MAX))
+    .bind(topic);
     // Row by row, so that a large page does not keep a thread from everything else.
-    let asked = Instant::now();
-    let fetched = statement.fetch(pool).map(|row| outbox_row(&row?, asked)).try_collect();
-    let mut rows: Vec<OutboxRow> = bounded("read the outbox", fetched).await?;
+    let (asked, mut epoch) = (Instant::now(), None);
+    let fetched = statement.fetch(pool).map(|row| {
+        let row = row?;
+        epoch = row.try_get(6)?;
+        outbox_row(&row, asked)
+    });
+    let mut rows: Vec<OutboxRow> = bounded("read the outbox", fetched.try_collect()).await?;
     // As they come anyway; but no join promises it.
     rows.sort_by_key(|row| row.row);
     let full = rows
@@ -118,7 +128,7 @@ async fn fetch(
         .filter(|shard| shard.len() >= page)
         .filter_map(|shard| shard.last().map(|row| (row.row.shard, row.row.id)))
         .collect();
-    Ok(Heads { rows, full })
+    Ok(Heads { rows, full, epoch })
 }
 
 /// Rows of each shard that are read at once: together no more than `limit`, and at least one of each.

@@ -1,4 +1,4 @@
-//! What the relay looks after beside its work: its leases, who is parked, and which ids are settled.
+//! What the relay looks after beside its work: its leases, the partition count, who is parked, and which ids are settled.
 
 use std::io;
 
@@ -6,6 +6,7 @@ use fail::fail_point;
 use sqlx::{Error, PgConnection, PgPool};
 
 use super::floor::Sample;
+use super::growth::{Mapping, fence};
 use super::lease::Leases;
 use super::park::{self, Parked};
 use crate::store::DatabaseError;
@@ -26,6 +27,14 @@ pub(super) struct Request {
     pub(super) busy: Vec<i16>,
     /// How many orders this relay has parked by itself: what it parks from now on may not be in what is found.
     pub(super) as_of: u64,
+    /// The topic.
+    pub(super) topic: String,
+    /// Which of this relay's producers failed with events under way, if that was not noted yet.
+    pub(super) doubt: Option<u64>,
+    /// The fence behind which nothing is under way.
+    pub(super) drained: Option<i64>,
+    /// A fence that has to come down, and why.
+    pub(super) take_down: Option<(i64, &'static str)>,
 }
 
 /// How things stand.
@@ -39,10 +48,14 @@ pub(super) struct Upkeep {
     pub(super) as_of: u64,
     /// The sequence and the running transactions; none where the server does not tell.
     pub(super) sample: Option<Sample>,
+    /// By which count keys are mapped; none when nobody has recorded one.
+    pub(super) mapping: Option<Mapping>,
+    /// What was noted of [`Request::doubt`].
+    pub(super) doubt: Option<u64>,
 }
 
-/// Renews leases when that is due, looks who is parked in the shards then led, and takes a sample for the floors: on one
-/// connection, and in good time before a lease that it renews can be over.
+/// Renews leases when that is due, looks by which count keys are mapped and who is parked in the shards then led, and takes a
+/// sample for the floors: on one connection, and in good time before a lease that it renews can be over.
 pub(super) async fn upkeep(pool: PgPool, request: Request) -> Result<Upkeep, DatabaseError> {
     let longest = request.leases.ttl() / UPKEEPS_PER_LEASE;
     let kept = tokio::time::timeout(longest, keep(&pool, request)).await;
@@ -50,13 +63,24 @@ pub(super) async fn upkeep(pool: PgPool, request: Request) -> Result<Upkeep, Dat
 }
 
 async fn keep(pool: &PgPool, request: Request) -> Result<Upkeep, DatabaseError> {
-    let Request { mut leases, busy, as_of } = request;
+    let Request { mut leases, busy, as_of, topic, doubt, drained, take_down } = request;
     let mut connection = pool.acquire().await.map_err(DatabaseError::during(STEP))?;
     leases.keep(&mut connection, |shard| busy.contains(&shard)).await?;
     fail_point!("relay::after_lease");
+    if doubt.is_some() {
+        leases.doubt(&mut connection).await?;
+    }
+    if let Some(epoch) = drained {
+        fence::acknowledge(&mut connection, leases.owner(), epoch).await?;
+    }
+    if let Some((epoch, why)) = take_down {
+        fence::take_down(&mut *connection, &topic, epoch, why).await?;
+    }
+    // After the leases: whoever has just got one must not go by a count that was read before.
+    let mapping = fence::mapping(&mut connection, &topic).await?;
     let parked = park::load(&mut connection, &leases.held()).await?;
     let sample = sample(&mut connection).await?;
-    Ok(Upkeep { leases, parked, as_of, sample })
+    Ok(Upkeep { leases, parked, as_of, sample, mapping, doubt })
 }
 
 /// Takes a transaction id, four times a second: a snapshot alone does not say which ids were given out.

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use order_service::catalogue::{Catalogue, CouponEntry, ProductEntry};
-use order_service::config::{DatabaseConfig, HttpConfig, RelayConfig, WriterConfig, WriterMode};
+use order_service::config::{
+    DatabaseConfig, HttpConfig, PartitionGrowth, RelayConfig, WriterConfig, WriterMode,
+};
 use order_service::{Config, Listeners, run};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
@@ -164,6 +166,9 @@ impl Bench {
                 relay_batch: 1000,
                 relay_max_in_flight: 4000,
                 relay_stall: Duration::from_secs(60),
+                consumer_groups: None,
+                partition_growth: PartitionGrowth::OrderSafe,
+                growth_drain_timeout: Duration::from_secs(30),
             },
             currency: "EUR".to_owned(),
             shutdown_grace: Duration::from_secs(10),

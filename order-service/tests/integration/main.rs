@@ -14,6 +14,7 @@ mod drain;
 mod events;
 mod failover;
 mod faults;
+mod growth;
 mod parking;
 mod replicas;
 mod silence;

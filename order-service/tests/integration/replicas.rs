@@ -1,16 +1,18 @@
 //! Several replicas on one outbox: they tell each other of events, and one that freezes is replaced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use order_service::{Listeners, run};
+use order_service::config::ConsumerGroups;
+use order_service::{Config, Listeners, run};
 use runtime::shutdown::CancellationToken;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
+use crate::growth::{Group, group_name, until_switched};
 use crate::harness::{Bench, Instance, bench, until};
 use crate::topic::versions_by_order;
 
@@ -70,11 +72,11 @@ struct Freezer {
     thread: thread::JoinHandle<()>,
 }
 
-async fn start_freezable(bench: &Bench, name: &str) -> (Freezer, String) {
+async fn start_freezable(config: Config) -> (Freezer, String) {
     let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();
     let (http, admin) = (bind().await, bind().await);
     let admin_url = format!("http://{}", admin.local_addr().unwrap());
-    let (config, stop) = (bench.config(name), CancellationToken::new());
+    let stop = CancellationToken::new();
     let (started, handle) = mpsc::channel();
     let token = stop.clone();
     let thread = thread::spawn(move || {
@@ -102,15 +104,19 @@ impl Freezer {
     }
 }
 
+async fn until_leader_of_all(admin: &str) {
+    until("it leads every shard", async || {
+        let Ok(answer) = reqwest::get(format!("{admin}/metrics")).await else { return false };
+        answer.text().await.unwrap().contains("orderflow_relay_shards_led 16")
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_leader_is_replaced_and_repeats_at_most_when_it_thaws() {
     bench(Some(3), async |bench| {
-        let (frozen, admin) = start_freezable(bench, "a").await;
-        until("it leads every shard", async || {
-            let Ok(answer) = reqwest::get(format!("{admin}/metrics")).await else { return false };
-            answer.text().await.unwrap().contains("orderflow_relay_shards_led 16")
-        })
-        .await;
+        let (frozen, admin) = start_freezable(bench.config("a")).await;
+        until_leader_of_all(&admin).await;
         let shop = bench.start("b").await;
         shop.load(&[("p1", 100, 10_000)], &[]).await;
         for _ in 0..2 {
@@ -126,6 +132,46 @@ async fn a_frozen_leader_is_replaced_and_repeats_at_most_when_it_thaws() {
             bench.until_published().await;
         }
         assert_first_seen_in_order(bench, 3).await;
+        frozen.stop().await;
+        shop.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_sleeps_while_the_topic_grows_brings_no_order_out_of_order() {
+    bench(Some(3), async |bench| {
+        let config = |name| {
+            let mut config = bench.config(name);
+            config.relay.consumer_groups = Some(ConsumerGroups(vec![group_name(bench)]));
+            config
+        };
+        let (frozen, admin) = start_freezable(config("a")).await;
+        until_leader_of_all(&admin).await;
+        let shop = bench.start_with(config("b")).await;
+        shop.load(&[("p1", 100, 10_000)], &[]).await;
+        let group = Group::start(bench);
+        let begun = lives(&shop, 20).await;
+        let thaw = frozen.freeze();
+        bench.grow_topic(6).await;
+        let (placed, ()) = tokio::join!(lives(&shop, 20), until_switched(bench));
+        join_all(begun.iter().map(|id| shop.changed(id, "cancel"))).await;
+        drop(thaw);
+        join_all(placed.iter().map(|id| shop.changed(id, "cancel"))).await;
+        until("they share the shards again", async || shop.shards_led().await == 8.0).await;
+        let last = lives(&shop, 20).await;
+        join_all(last.iter().map(|id| shop.changed(id, "cancel"))).await;
+        bench.until_published().await;
+        let topic = bench.records().await.len();
+        until("everything is read", async || group.read_so_far() >= topic).await;
+        let mut seen: BTreeMap<String, BTreeSet<i64>> = BTreeMap::new();
+        for (order, version) in group.stop().await {
+            let seen = seen.entry(order.clone()).or_default();
+            let next = i64::try_from(seen.len()).unwrap() + 1;
+            assert!(seen.contains(&version) || version == next, "{version} of {order} after {seen:?}");
+            seen.insert(version);
+        }
+        assert!(seen.len() == 60 && seen.values().all(|versions| versions.len() == 3), "none is lost");
         frozen.stop().await;
         shop.stop().await;
     })

@@ -71,6 +71,7 @@ enum Step {
     EndDelete(bool),
     Restart,
     LoseShard(i16),
+    Grow(i32),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -94,6 +95,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<bool>().prop_map(Step::EndDelete),
         1 => Just(Step::Restart),
         1 => (0..SHARDS).prop_map(Step::LoseShard),
+        1 => (1..4_i32).prop_map(Step::Grow),
     ]
 }
 
@@ -194,10 +196,19 @@ impl World {
                 self.producer.clear();
                 self.in_flight.restart();
             }
-            Step::LoseShard(shard) => {
-                self.in_flight.drop_shards(&[shard]);
-            }
+            Step::LoseShard(shard) => self.in_flight.drop_shards(&[shard]),
+            Step::Grow(partitions) => self.grow(partitions),
         }
+    }
+
+    /// Rows are dealt to other partitions, which is done only while the producer has none.
+    fn grow(&mut self, partitions: i32) {
+        if self.in_flight.awaits_broker() {
+            return;
+        }
+        let shards = self.in_flight.shards();
+        self.in_flight.drop_shards(&shards);
+        self.in_flight.send_among(partitions);
     }
 
     fn take_refusal(&mut self, step: &Step) {
