@@ -7,9 +7,9 @@ use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, 
 use kube::{Api, Client, ResourceExt};
 
 use crate::crd::{OrderPipeline, TopicStatus};
-use crate::kafka::{self, Admin, Handles, NewTopic, Severity};
+use crate::kafka::{self, Admin, Handles, NewTopic, ObservedTopic, Severity};
 use crate::names;
-use crate::observe::{ObjectKey, Observed};
+use crate::observe::{KafkaView, ObjectKey, Observed};
 use crate::plan::{Change, Plan, Setback};
 use crate::render::Intent;
 use crate::report;
@@ -24,6 +24,36 @@ pub struct Applied {
     pub setbacks: Vec<Setback>,
     /// The records with the intentions that were written down and not withdrawn.
     pub records: BTreeMap<String, TopicStatus>,
+    /// Topics that were changed, as Kafka showed them afterwards.
+    pub seen: BTreeMap<String, ObservedTopic>,
+}
+
+impl Applied {
+    /// Takes in how Kafka showed a topic after a change of it. If it did not, what was seen after a change before is out of date.
+    fn saw(&mut self, part: Part, seen: Option<ObservedTopic>) {
+        match (part, seen) {
+            (Part::Topic(name), Some(topic)) => drop(self.seen.insert(name, topic)),
+            (Part::Topic(name), None) => drop(self.seen.remove(&name)),
+            (Part::OrderService | Part::Group(_), _) => {}
+        }
+    }
+
+    /// The topics after the changes, by what Kafka showed while they were made; `None` where that does not tell.
+    #[must_use]
+    pub fn topics_after(&self, before: &KafkaView) -> Option<BTreeMap<String, ObservedTopic>> {
+        let KafkaView::Topics(before) = before else { return None };
+        // A topic that Kafka refused to change may not be what it seemed.
+        if self.setbacks.iter().any(|setback| matches!(setback.part, Part::Topic(_))) {
+            return None;
+        }
+        let mut changed = self.done.iter().filter_map(|change| match change.part() {
+            Part::Topic(name) => Some(name),
+            _ => None,
+        });
+        let all_seen = changed.all(|name| self.seen.contains_key(&name));
+        let after = before.iter().chain(&self.seen).map(|(name, topic)| (name.clone(), topic.clone()));
+        all_seen.then(|| after.collect())
+    }
 }
 
 /// Why a single change failed.
@@ -89,7 +119,10 @@ pub async fn apply(
             continue;
         }
         match make(client, kafka, pipeline, observed, change).await {
-            Ok(()) => applied.done.push(change.clone()),
+            Ok(seen) => {
+                applied.done.push(change.clone());
+                applied.saw(part, seen);
+            }
             Err(error) => {
                 if let Change::CreateTopic { topic, .. } = change {
                     withdraw(&mut applied.records, &intended, topic, &error);
@@ -191,34 +224,44 @@ fn tried_before(records: &BTreeMap<String, TopicStatus>, topic: &str) -> bool {
     records.get(topic).is_some_and(|record| record.id.is_none())
 }
 
+/// Makes a change; returns the topic as Kafka shows it with the change, if it is one of a topic and Kafka does.
 async fn make(
     client: &Client,
     kafka: &Handles,
     pipeline: &OrderPipeline,
     observed: &Observed,
     change: &Change,
-) -> Result<(), Error> {
+) -> Result<Option<ObservedTopic>, Error> {
     let namespace = pipeline.namespace().unwrap_or_default();
     match change {
         Change::CreateTopic { topic, .. } => create_topic(&*admin(kafka, observed)?, topic, observed).await,
+        Change::GrowTopic { topic, to, .. } => Ok(admin(kafka, observed)?.grow(topic, *to).await?),
         Change::ConfigureTopic { topic, set, reset } => {
-            Ok(admin(kafka, observed)?.alter_config(topic, set, reset).await?)
+            let seen = admin(kafka, observed)?.alter_config(topic, set, reset).await?;
+            // Whether a key was reset can't be seen: the default may be what it was set to.
+            Ok(seen.filter(|_| !set.is_empty()))
         }
         Change::DeleteObject { key, uid, .. } => {
             delete_object(client, &namespace, key, uid, PropagationPolicy::Background)
                 .await
+                .map(|()| None)
                 .map_err(|source| Error::Kubernetes { action: change.to_string(), source: Box::new(source) })
         }
         Change::ApplyObject { intent, .. } => apply_object(client, &namespace, intent)
             .await
+            .map(|()| None)
             .map_err(|source| Error::Kubernetes { action: change.to_string(), source: Box::new(source) }),
     }
 }
 
 /// "It exists already" is success where an earlier attempt of ours may have got through unanswered.
-async fn create_topic(admin: &Admin, topic: &NewTopic, observed: &Observed) -> Result<(), Error> {
+async fn create_topic(
+    admin: &Admin,
+    topic: &NewTopic,
+    observed: &Observed,
+) -> Result<Option<ObservedTopic>, Error> {
     match admin.create(topic).await {
-        Err(error) if error.is_topic_exists() && tried_before(&observed.records, &topic.name) => Ok(()),
+        Err(error) if error.is_topic_exists() && tried_before(&observed.records, &topic.name) => Ok(None),
         result => Ok(result?),
     }
 }
@@ -289,6 +332,33 @@ mod tests {
 
     fn withdrawn(code: RDKafkaErrorCode, new: bool) -> bool {
         left(code, new.then_some(None)).is_none()
+    }
+
+    #[test]
+    fn what_is_there_after_the_changes_is_asked_anew_unless_every_change_was_seen() {
+        let new = |name: &str| NewTopic {
+            name: name.into(),
+            partitions: 1,
+            replication_factor: None,
+            config: BTreeMap::new(),
+        };
+        let create = |name: &str| Change::CreateTopic { topic: new(name), lost: false };
+        let shown = |name: &str| (String::from(name), crate::fixtures::topic(&new(name), name));
+        let before = KafkaView::Topics(BTreeMap::from([shown("old")]));
+        let seen = BTreeMap::from([shown("a")]);
+        let mut applied = Applied { done: vec![create("a")], seen, ..Applied::default() };
+        let after = applied.topics_after(&before);
+        assert_eq!(after, Some(BTreeMap::from([shown("a"), shown("old")])));
+        applied.done.push(create("b"));
+        assert_eq!(applied.topics_after(&before), None, "b was not shown");
+        applied.saw(Part::Topic("b".into()), Some(shown("b").1));
+        assert!(applied.topics_after(&before).is_some());
+        applied.saw(Part::Topic("a".into()), None);
+        assert_eq!(applied.topics_after(&before), None, "a was changed again since it was shown");
+        applied.saw(Part::Topic("a".into()), Some(shown("a").1));
+        let part = Part::Topic("c".into());
+        applied.setbacks.push(Setback { part, severity: Severity::Permanent, message: String::new() });
+        assert_eq!(applied.topics_after(&before), None, "c may be there without us");
     }
 
     #[test]

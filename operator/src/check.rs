@@ -59,6 +59,7 @@ async fn ask(
             Err(error) if error.is_topic_exists() && observed.tried_to_create(&topic.name) => Ok(()),
             result => result,
         },
+        Change::GrowTopic { topic, to, .. } => admin?.check_growth(topic, *to).await,
         Change::ConfigureTopic { topic, set, reset } => admin?.check_config(topic, set, reset).await,
         Change::DeleteObject { .. } | Change::ApplyObject { .. } => Ok(()),
     }
@@ -130,6 +131,17 @@ mod tests {
         assert_eq!(config.field, "spec.consumerGroups[a].deadLetter.config");
         let copies = refused(1, RDKafkaErrorCode::InvalidReplicationFactor, "no");
         assert_eq!(copies.field, "spec.topic.replicationFactor");
+    }
+
+    #[test]
+    fn an_objection_to_growth_is_about_the_number_of_partitions() {
+        let pipeline = pipeline_with("topic: {partitions: 6}");
+        let grow = Change::GrowTopic { topic: "orders".into(), from: 3, to: 6 };
+        let code = RDKafkaErrorCode::InvalidPartitions;
+        let error = kafka::Error::Refused { action: "grow topic".into(), message: "no".into(), code };
+        let objection = objection(&pipeline, &grow, &error);
+        assert_eq!(objection.field, "spec.topic.partitions");
+        assert!(objection.message.starts_with("Kafka would refuse topic orders: no ("), "{objection:?}");
     }
 
     #[test]

@@ -6,6 +6,8 @@ use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 
 use crate::backoff::Backoffs;
+use crate::events::Events;
+use crate::freshness::Freshness;
 use crate::kafka::Handles;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
@@ -32,8 +34,8 @@ pub struct Context {
     /// For requests: answers are awaited for a bounded time, and tried again only by the next reconciliation. Writes are
     /// refused while the leadership is not held.
     pub client: Client,
-    /// Publishes Events; one for all, because it folds repeated ones.
-    pub recorder: Recorder,
+    /// Publishes Events.
+    pub events: Events,
     /// Kafka, by connection.
     pub kafka: Handles,
     /// Waits after failures.
@@ -42,6 +44,8 @@ pub struct Context {
     pub owned: Owned,
     /// Whose topics and groups are.
     pub owners: Owners,
+    /// Whether what the watches show is the newest.
+    pub freshness: Freshness,
     /// What the poller compares Kafka with.
     pub watchlist: Watchlist,
     /// Whether this process may write.
@@ -65,12 +69,13 @@ impl Context {
         let client = leadership.fence(client);
         let reporter = Reporter { controller: names::MANAGER.to_owned(), instance: options.pod_name.clone() };
         Self {
-            recorder: Recorder::new(client.clone(), reporter),
+            events: Events::new(Recorder::new(client.clone(), reporter), metrics.clone()),
             client,
             kafka: Handles::new(options.kafka_timeout, leadership.clone()),
             backoffs: Backoffs::default(),
             owned: Owned::default(),
             owners: Owners::default(),
+            freshness: Freshness::default(),
             watchlist: Watchlist::default(),
             leadership,
             metrics,

@@ -124,9 +124,11 @@ pub async fn finalize(pipeline: &OrderPipeline, context: &Context) -> Result<Act
             return Err(Error::Topics(error.to_string()));
         }
     }
-    report::publish(&context.recorder, pipeline, &notes).await;
+    // Before the release, which may fail: what was done is done, and the next pass does not know of it.
+    context.events.publish(pipeline, notes);
     release(context, &pipeline.metadata).await?;
     context.watchlist.forget(&reference(pipeline));
+    context.freshness.forget(&pipeline.metadata);
     tracing::info!(namespace = pipeline.namespace(), pipeline = %pipeline.name_any(), "deleted");
     Ok(Action::await_change())
 }
@@ -142,7 +144,7 @@ pub async fn unreadable(object: &InvalidObject, context: &Context) -> Action {
         message.push_str("; its topics are left as they are");
     }
     let stand_in = metadata.clone().into_response_partial::<OrderPipeline>();
-    report::publish(&context.recorder, &stand_in, &[note(true, "Unreadable", message)]).await;
+    context.events.publish(&stand_in, vec![note(true, "Unreadable", message)]);
     if leaving && let Err(error) = release(context, metadata).await {
         tracing::warn!(namespace, pipeline = name, error = %error, "failed to release an unreadable pipeline");
     }
@@ -267,7 +269,8 @@ async fn say_deleting(
         finding("Stalled", false, "nothing needs a person".to_owned()),
     ];
     let status = report::status_keeping_parts(pipeline, &findings);
-    report::write(&context.client, pipeline, &status).await?;
+    // The next pass reads anew what was written here.
+    report::write(&context.client, &mut pipeline.clone(), &status).await?;
     Ok(())
 }
 

@@ -93,6 +93,9 @@ pub(crate) fn after(pipeline: &ValidatedPipeline, before: &Observed, changes: &[
             (Change::CreateTopic { topic: new, .. }, KafkaView::Topics(topics)) => {
                 topics.insert(new.name.clone(), topic(new, &format!("id-of-{}", new.name)));
             }
+            (Change::GrowTopic { topic, to, .. }, KafkaView::Topics(topics)) => {
+                topics.get_mut(topic).expect("only topics that are there grow").partitions = *to;
+            }
             (Change::ConfigureTopic { topic, set, reset }, KafkaView::Topics(topics)) => {
                 let topic = topics.get_mut(topic).expect("only topics that are there are configured");
                 topic.config.retain(|key, _| !reset.contains(key));

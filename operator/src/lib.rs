@@ -10,7 +10,8 @@
 //!
 //! Where nothing is to be changed (`mode: Plan`, `operator plan`), `check` stands in for apply: it asks Kafka what it would refuse.
 //!
-//! `crd` holds the resource, `owners` knows whose a topic or group is, `names` what others rely on, `render` the manifests, `kafka` the few requests to brokers.
+//! `crd` holds the resource, `owners` knows whose a topic or group is, `freshness` whether a watch is ahead of
+//! our own writes, `names` what others rely on, `render` the manifests, `kafka` the few requests to brokers.
 //! `lease` elects one of several processes; `leadership` is what its writes are refused without.
 //! No step but observe, check, apply, report and finalize can do I/O: the others are given nothing to do it with.
 
@@ -29,10 +30,12 @@ pub mod render;
 pub mod check;
 pub mod apply;
 pub mod report;
+pub mod events;
 pub mod finalize;
 pub mod preview;
 pub mod poller;
 pub mod owners;
+pub mod freshness;
 pub mod backoff;
 pub mod kafka;
 pub mod hash;

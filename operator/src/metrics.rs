@@ -54,6 +54,7 @@ pub struct Metrics {
     active: Family<Labels, Gauge>,
     changes: Family<ChangeLabels, Counter>,
     status_writes: Counter,
+    events_dropped: Counter,
     backing_off: Gauge,
 }
 
@@ -67,6 +68,7 @@ impl Default for Metrics {
             active: Family::default(),
             changes: Family::default(),
             status_writes: Counter::default(),
+            events_dropped: Counter::default(),
             backing_off: Gauge::default(),
         }
     }
@@ -85,6 +87,7 @@ impl Metrics {
             active,
             changes,
             status_writes,
+            events_dropped,
             backing_off,
         } = metrics.clone();
         registry.register("controller_runtime_reconcile", "Reconciliations by result", reconciles);
@@ -98,6 +101,11 @@ impl Metrics {
         registry.register("controller_runtime_active_workers", "Reconciliations under way", active);
         registry.register("orderflow_operator_changes", "Changes made, by kind", changes);
         registry.register("orderflow_operator_status_writes", "Statuses written", status_writes);
+        registry.register(
+            "orderflow_operator_events_dropped",
+            "Events not published, because too many waited",
+            events_dropped,
+        );
         registry.register("orderflow_operator_backing_off", "Pipelines waiting after a failure", backing_off);
         metrics
     }
@@ -132,6 +140,17 @@ impl Metrics {
     /// A status was written.
     pub fn wrote_status(&self) {
         self.status_writes.inc();
+    }
+
+    /// Events were dropped.
+    pub fn dropped_events(&self, count: usize) {
+        self.events_dropped.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// Events that were dropped so far.
+    #[must_use]
+    pub fn events_dropped(&self) -> u64 {
+        self.events_dropped.get()
     }
 
     /// This many pipelines wait after a failure.

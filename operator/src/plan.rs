@@ -18,6 +18,7 @@ use crate::validate::{Part, ValidatedPipeline};
 
 pub use conditions::{Finding, Verdict, assess, refused};
 pub use records::remember;
+pub use topics::GROWS_LATER;
 
 /// One thing to change.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,15 @@ pub enum Change {
         topic: NewTopic,
         /// Whether there was one that we knew, and now it is gone.
         lost: bool,
+    },
+    /// Add partitions to a topic that has too few. The order service goes over to them by itself.
+    GrowTopic {
+        /// Name of the topic.
+        topic: String,
+        /// How many it has.
+        from: i32,
+        /// How many it is to have.
+        to: i32,
     },
     /// Set and reset configuration keys.
     ConfigureTopic {
@@ -78,7 +88,7 @@ impl Change {
     pub fn part(&self) -> Part {
         match self {
             Self::CreateTopic { topic, .. } => Part::Topic(topic.name.clone()),
-            Self::ConfigureTopic { topic, .. } => Part::Topic(topic.clone()),
+            Self::GrowTopic { topic, .. } | Self::ConfigureTopic { topic, .. } => Part::Topic(topic.clone()),
             Self::DeleteObject { part, .. } | Self::ApplyObject { part, .. } => part.clone(),
         }
     }
@@ -90,7 +100,7 @@ impl Change {
     pub fn target(&self) -> String {
         match self {
             Self::CreateTopic { topic, .. } => format!("topic {}", topic.name),
-            Self::ConfigureTopic { topic, .. } => format!("topic {topic}"),
+            Self::GrowTopic { topic, .. } | Self::ConfigureTopic { topic, .. } => format!("topic {topic}"),
             Self::DeleteObject { key, .. } => key.to_string(),
             Self::ApplyObject { intent, .. } => intent.key.to_string(),
         }
@@ -101,6 +111,7 @@ impl Change {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::CreateTopic { .. } => "create_topic",
+            Self::GrowTopic { .. } => "grow_topic",
             Self::ConfigureTopic { .. } => "configure_topic",
             Self::DeleteObject { .. } => "delete_object",
             Self::ApplyObject { why: Why::Missing, .. } => "create_object",
@@ -120,6 +131,9 @@ impl fmt::Display for Change {
                 }
                 topic.config.iter().try_for_each(|(key, value)| write!(f, ", {key}={value}"))
             }
+            Self::GrowTopic { topic, from, to } => {
+                write!(f, "grow topic {topic} from {from} to {to} partitions")
+            }
             Self::ConfigureTopic { topic, set, reset } => {
                 let set = set.iter().map(|(key, value)| format!("set {key}={value}"));
                 let parts: Vec<_> = set.chain(reset.iter().map(|key| format!("reset {key}"))).collect();
@@ -138,7 +152,7 @@ impl fmt::Display for Change {
 /// What is to be done.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// Changes, in the order in which to apply them: topics, then what is to go, then what is to come.
+    /// Changes, in the order in which to apply them: topics, then what is to go, then what is to come, then what is to grow.
     pub changes: Vec<Change>,
     /// Parts that wait for something, and for what.
     pub waiting: BTreeMap<Part, Waiting>,
@@ -171,6 +185,7 @@ pub fn plan(pipeline: &ValidatedPipeline, observed: &Observed) -> Plan {
     let topics_ready = topics::plan(pipeline, observed, &mut plan);
     workloads::plan_deletions(pipeline, observed, &mut plan);
     workloads::plan(pipeline, observed, topics_ready, &mut plan);
+    topics::plan_growth(pipeline, observed, &mut plan);
     plan
 }
 

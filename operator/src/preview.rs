@@ -19,7 +19,7 @@ use crate::kafka::Handles;
 use crate::leadership::Leadership;
 use crate::observe::{KafkaView, Owned, observe};
 use crate::owners::Conflict;
-use crate::plan::{Change, Plan, Why, plan};
+use crate::plan::{Change, GROWS_LATER, Plan, Why, plan};
 use crate::run::{Scope, request_client, scopes};
 use crate::validate::{Part, Problem, validate};
 
@@ -196,8 +196,11 @@ async fn preview(
 impl Preview {
     fn fill(&mut self, planned: &Plan, objections: Vec<Objection>) {
         self.changes.extend(planned.changes.iter().map(PlannedChange::from));
-        // A topic waits for Kafka alone, and that is told once, for all of them.
-        let waiting = planned.waiting.iter().filter(|(part, _)| !matches!(part, Part::Topic(_)));
+        // What waits for Kafka is told once, for all topics.
+        let waiting = planned
+            .waiting
+            .iter()
+            .filter(|(part, waiting)| !matches!(part, Part::Topic(_)) || waiting.reason == GROWS_LATER);
         self.waiting.extend(waiting.map(|(part, waiting)| PlannedWait {
             part: part.to_string(),
             reason: waiting.reason.to_owned(),

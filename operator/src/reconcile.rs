@@ -1,5 +1,6 @@
 //! One reconciliation: observe, validate, plan, apply, report.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,13 +9,14 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt};
 use rand::Rng;
+use runtime::kafka::KafkaConnection;
 
 use crate::apply::{Applied, apply};
 use crate::check::check;
 use crate::context::Context;
 use crate::crd::{Mode, OrderPipeline};
 use crate::finalize::{self, finalize};
-use crate::kafka::Severity;
+use crate::kafka::{ObservedTopic, Severity};
 use crate::leadership::NotLeading;
 use crate::metrics::Outcome;
 use crate::observe::{self, KafkaView, Observed, SECRET_MISSING, observe};
@@ -127,10 +129,9 @@ pub fn retry(object: &DeserializeGuard<OrderPipeline>, error: &Error, context: &
 }
 
 /// One pass over the five steps.
-async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error> {
+async fn pass(shown: &OrderPipeline, context: &Context) -> Result<Action, Error> {
     let listed = tokio::time::timeout(LISTED_WAIT, context.owners.listed()).await.is_ok();
-    // The watch may lag behind our own last status, and a topic id that is not seen would make our topic a stranger's.
-    let Some(pipeline) = read(stale, context).await? else { return Ok(Action::await_change()) };
+    let Some(pipeline) = newest(shown, context).await? else { return Ok(Action::await_change()) };
     let leaving = pipeline.metadata.deletion_timestamp.is_some();
     // A deletion never waits for ever; without the others it leaves the topics behind.
     if let Some(unlisted) = context.owners.unlisted().filter(|_| !listed)
@@ -152,7 +153,7 @@ async fn pass(stale: &OrderPipeline, context: &Context) -> Result<Action, Error>
     observed.conflicts = conflicts;
     let validated = match validate(&pipeline, &observed, &context.options.default_image) {
         Ok(validated) => validated,
-        Err(problems) => return refuse(&pipeline, &problems, context).await,
+        Err(problems) => return refuse(&mut pipeline, &problems, context).await,
     };
     let planned = plan(&validated, &observed);
     if validated.plan_only {
@@ -191,7 +192,16 @@ async fn look(pipeline: &OrderPipeline, context: &Context) -> Result<Observed, E
 
 /// What is there, by Kafka's own word of now.
 async fn look_closely(pipeline: &OrderPipeline, context: &Context) -> Result<Observed, Error> {
-    let observed = observe(&context.client, &context.kafka, &context.owned, pipeline, |_, _| None).await?;
+    look_at(pipeline, context, |_, _| None).await
+}
+
+/// What is there; Kafka is asked for what `known` does not tell.
+async fn look_at(
+    pipeline: &OrderPipeline,
+    context: &Context,
+    known: impl Fn(&KafkaConnection, &BTreeSet<String>) -> Option<BTreeMap<String, ObservedTopic>>,
+) -> Result<Observed, Error> {
+    let observed = observe(&context.client, &context.kafka, &context.owned, pipeline, known).await?;
     watch(pipeline, &observed, context);
     Ok(observed)
 }
@@ -221,6 +231,7 @@ async fn show(
         context.metrics.wrote_status();
     }
     pipeline.status = Some(status);
+    context.freshness.end(pipeline);
     context.owners.withdraw(pipeline);
     next(validated, observed, planned, &Applied { setbacks, ..Applied::default() })
 }
@@ -234,7 +245,15 @@ async fn look_again(
     applied: &Applied,
     context: &Context,
 ) -> Result<(Observed, Plan), Error> {
-    let mut observed = if applied.done.is_empty() { before } else { look_closely(pipeline, context).await? };
+    let mut observed = match applied.topics_after(&before.kafka) {
+        _ if applied.done.is_empty() => before,
+        // Kafka was asked after each change: to ask it once more would tell the same.
+        Some(topics) => {
+            let there = before.connection.as_ref();
+            look_at(pipeline, context, |here, _| (there == Some(here)).then(|| topics.clone())).await?
+        }
+        None => look_closely(pipeline, context).await?,
+    };
     observed.records.clone_from(&applied.records);
     observed.records = plan::remember(validated, &observed, &applied.done);
     let left = if applied.done.is_empty() { planned } else { plan(validated, &observed) };
@@ -263,7 +282,8 @@ async fn report(
         context.metrics.wrote_status();
         notes.extend(applied.setbacks.iter().map(setback_note));
     }
-    report::publish(&context.recorder, pipeline, &notes).await;
+    context.freshness.end(pipeline);
+    context.events.publish(pipeline, notes);
     pipeline.status = Some(status);
     Ok(verdict)
 }
@@ -277,7 +297,11 @@ fn setback_note(setback: &Setback) -> Note {
     }
 }
 
-async fn refuse(pipeline: &OrderPipeline, problems: &[Problem], context: &Context) -> Result<Action, Error> {
+async fn refuse(
+    pipeline: &mut OrderPipeline,
+    problems: &[Problem],
+    context: &Context,
+) -> Result<Action, Error> {
     context.metrics.stalled();
     context.owners.withdraw(pipeline);
     let verdict = plan::refused(problems, pipeline.status.as_ref());
@@ -287,8 +311,9 @@ async fn refuse(pipeline: &OrderPipeline, problems: &[Problem], context: &Contex
         let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         tracing::warn!(namespace = pipeline.namespace(), pipeline = %pipeline.name_any(), message, "refused");
         let note = Note { warning: true, reason: "Refused", action: "Validate".to_owned(), message };
-        report::publish(&context.recorder, pipeline, &[note]).await;
+        context.events.publish(pipeline, vec![note]);
     }
+    context.freshness.end(pipeline);
     Ok(Action::requeue(SLOW_RETRY))
 }
 
@@ -340,6 +365,15 @@ fn watch(pipeline: &OrderPipeline, observed: &Observed, context: &Context) {
 /// Namespace and name of a pipeline.
 pub(crate) fn reference(pipeline: &OrderPipeline) -> PipelineRef {
     PipelineRef { namespace: pipeline.namespace().unwrap_or_default(), name: pipeline.name_any() }
+}
+
+/// The pipeline as the watch shows it, or as the API server has it where that may be newer: the watch may lag behind our own
+/// last status, and a topic id that is not seen would make our topic a stranger's.
+async fn newest(shown: &OrderPipeline, context: &Context) -> Result<Option<OrderPipeline>, Error> {
+    match context.freshness.begin(shown) {
+        true => Ok(Some(shown.clone())),
+        false => read(shown, context).await,
+    }
 }
 
 async fn read(stale: &OrderPipeline, context: &Context) -> Result<Option<OrderPipeline>, Error> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
@@ -89,13 +90,14 @@ pub fn status_keeping_parts(pipeline: &OrderPipeline, findings: &[Finding]) -> O
     status
 }
 
-/// Writes the status if it differs from what is there. Returns whether it was written.
+/// Writes the status if it differs from what is there, and notes the version that `pipeline` has by that. Returns whether it
+/// was written.
 ///
 /// # Errors
 /// When the API server does not answer or refuses.
 pub async fn write(
     client: &Client,
-    pipeline: &OrderPipeline,
+    pipeline: &mut OrderPipeline,
     status: &OrderPipelineStatus,
 ) -> Result<bool, Error> {
     if pipeline.status.as_ref().map(in_order) == Some(in_order(status)) {
@@ -109,9 +111,9 @@ pub async fn write(
         "status": status,
     });
     let params = PatchParams::apply(names::MANAGER).force();
-    api.patch_status(&pipeline.name_any(), &params, &Patch::Apply(&body))
-        .await
-        .map_err(|source| Error::Status(Box::new(source)))?;
+    let written = api.patch_status(&pipeline.name_any(), &params, &Patch::Apply(&body)).await;
+    let written = written.map_err(|source| Error::Status(Box::new(source)))?;
+    pipeline.metadata.resource_version = written.metadata.resource_version;
     Ok(true)
 }
 
@@ -143,7 +145,7 @@ pub async fn write_records(
 }
 
 /// Publishes `notes`. An Event that is lost is only logged: it never holds up the work.
-pub async fn publish(recorder: &Recorder, regarding: &impl Resource<DynamicType = ()>, notes: &[Note]) {
+pub async fn publish(recorder: &Recorder, regarding: &ObjectReference, notes: &[Note]) {
     for note in notes {
         let event = Event {
             type_: if note.warning { EventType::Warning } else { EventType::Normal },
@@ -152,7 +154,7 @@ pub async fn publish(recorder: &Recorder, regarding: &impl Resource<DynamicType 
             action: cut(&note.action, ACTION_MAX_BYTES).to_owned(),
             secondary: None,
         };
-        if let Err(error) = recorder.publish(&event, &regarding.object_ref(&())).await {
+        if let Err(error) = recorder.publish(&event, regarding).await {
             tracing::warn!(error = %error, reason = note.reason, "failed to publish an Event");
         }
     }
@@ -169,6 +171,7 @@ pub fn note(change: &Change) -> Note {
     let (warning, reason) = match change {
         Change::CreateTopic { lost: true, .. } => (true, "LostTopicRecreated"),
         Change::CreateTopic { lost: false, .. } => (false, "TopicCreated"),
+        Change::GrowTopic { .. } => (false, "TopicGrown"),
         Change::ConfigureTopic { set, .. } if set.is_empty() => (false, "TopicConfigReset"),
         Change::ConfigureTopic { .. } => (false, "TopicConfigChanged"),
         Change::DeleteObject { .. } => (false, "ObjectDeleted"),
@@ -193,9 +196,17 @@ pub fn adoption_notes(
     let configured = |name: &str| {
         done.iter().any(|change| matches!(change, Change::ConfigureTopic { topic, .. } if topic == name))
     };
+    let grown = |name: &str| {
+        done.iter().any(|change| matches!(change, Change::GrowTopic { topic, .. } if topic == name))
+    };
     let mut notes = Vec::new();
     for (name, record) in after {
-        let how = if configured(name) { "taken and configured as declared" } else { "taken as it is" };
+        let how = match (grown(name), configured(name)) {
+            (true, true) => "taken, grown and configured as declared",
+            (true, false) => "taken and grown as declared",
+            (false, true) => "taken and configured as declared",
+            (false, false) => "taken as it is",
+        };
         let known = before.get(name);
         let (warning, reason, message) = match known.and_then(|known| known.id.as_ref()) {
             _ if created(name) => continue,

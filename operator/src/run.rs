@@ -15,7 +15,7 @@ use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{self, Controller};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
-use kube::{Api, Client, Config};
+use kube::{Api, Client, Config, Resource};
 use runtime::admin;
 use runtime::health::Health;
 use runtime::shutdown::CancellationToken;
@@ -217,6 +217,8 @@ impl Wiring {
             None => health.met(LISTED),
         }));
         future::join3(future::join_all(controllers), polled, listed).await;
+        // Once the lease is given up they would be refused.
+        context.events.flush().await;
     }
 
     /// Watches one scope and reconciles what changes there.
@@ -225,12 +227,17 @@ impl Wiring {
         let watching = watcher::Config::default().timeout(WATCH_SECONDS);
         let owned = watching.clone().labels(&format!("app.kubernetes.io/managed-by={}", names::MANAGER));
         let (store, writer) = reflector::store();
-        // Status writes, our own above all, change neither generation nor finalizers and wake nobody.
+        // Status writes, our own above all, change neither generation nor finalizers and wake nobody; nor does our finalizer.
+        let ours = Arc::clone(context);
+        let finalizers = move |object: &Guarded| Some(ours.freshness.finalizers(object.meta()));
         let (shared, watched) = (Arc::clone(context), scope.clone());
         let (told, asked) = (Arc::clone(context), scope.clone());
         let pipelines = watcher(api::<Guarded>(watches, &scope), watching)
             .default_backoff()
-            .inspect_ok(move |event| shared.owners.saw(&watched, event))
+            .inspect_ok(move |event| {
+                shared.freshness.saw(event);
+                shared.owners.saw(&watched, event);
+            })
             .inspect_err(move |error| {
                 if is_forbidden(error) {
                     told.owners.forbidden(&asked, Instant::now());
@@ -238,10 +245,7 @@ impl Wiring {
             })
             .reflect(writer)
             .applied_objects()
-            .predicate_filter(
-                predicates::generation.combine(predicates::finalizers),
-                PredicateConfig::default(),
-            );
+            .predicate_filter(predicates::generation.combine(finalizers), PredicateConfig::default());
         let (deployments, deployment_stream) = owned_objects::<Deployment>(watches, &scope, &owned);
         let (services, service_stream) = owned_objects::<Service>(watches, &scope, &owned);
         let (budgets, budget_stream) = owned_objects::<PodDisruptionBudget>(watches, &scope, &owned);

@@ -220,10 +220,11 @@ pub enum DeletionPolicy {
 /// How partitions are added to a topic with keyed records.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GrowthPolicy {
-    /// So that no two events of one order are ever reordered.
+    /// So that no two events of one order are ever reordered: publishing rests for a moment until every group has read
+    /// everything, orders go on.
     #[default]
     OrderSafe,
-    /// At once.
+    /// At once: events of an order may come out of order while the old partitions still hold some of it.
     Immediate,
     /// Refuse.
     Never,

@@ -1,5 +1,7 @@
 //! The requests the operator makes, each off the runtime's threads and bounded in time.
 
+mod growth;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,16 +107,7 @@ impl Admin {
     /// # Errors
     /// When Kafka can't be reached. What it refuses of one topic is that topic's error.
     pub async fn describe_each(&self, names: &BTreeSet<String>) -> Result<Results, Error> {
-        let wanted: Vec<String> = names.iter().cloned().collect();
-        let described = self
-            .blocking("describe topics", move |client, timeout| {
-                ffi::describe_topics(client, &wanted, timeout)
-            })
-            .await?;
-        let mut results: Results = described
-            .into_iter()
-            .filter(|(_, topic)| !matches!(topic, Err(error) if error.is_unknown_topic()))
-            .collect();
+        let mut results = self.identify(names).await?;
         let present: Vec<&str> =
             results.iter().filter(|(_, topic)| topic.is_ok()).map(|(name, _)| name.as_str()).collect();
         let (mut configs, refused) = self.describe_configs(&present).await?;
@@ -138,6 +131,19 @@ impl Admin {
         Ok(results)
     }
 
+    /// As [`Admin::describe_each`] in one request: without the configurations, which are most of the answer.
+    async fn identify(&self, names: &BTreeSet<String>) -> Result<Results, Error> {
+        let wanted: Vec<String> = names.iter().cloned().collect();
+        let described = self
+            .blocking("describe topics", move |client, timeout| {
+                ffi::describe_topics(client, &wanted, timeout)
+            })
+            .await?;
+        let is_there =
+            |topic: &Result<ObservedTopic, Error>| !matches!(topic, Err(error) if error.is_unknown_topic());
+        Ok(described.into_iter().filter(|(_, topic)| is_there(topic)).collect())
+    }
+
     /// Asks Kafka whether it would create a topic, without creating it.
     ///
     /// # Errors
@@ -146,11 +152,11 @@ impl Admin {
         self.checks.ask(topic.clone(), name_of, |topics| self.create_all(topics, true)).await
     }
 
-    /// Creates a topic and returns once a broker shows it.
+    /// Creates a topic and returns it once a broker shows it; `None` when none does in time.
     ///
     /// # Errors
     /// When Kafka can't be reached or refuses, or this process does not lead; [`Error::is_topic_exists`] when it is there already.
-    pub async fn create(&self, topic: &NewTopic) -> Result<(), Error> {
+    pub async fn create(&self, topic: &NewTopic) -> Result<Option<ObservedTopic>, Error> {
         self.creations.ask(topic.clone(), name_of, |topics| self.create_all(topics, false)).await?;
         self.shown(&topic.name, |_| true).await
     }
@@ -163,7 +169,8 @@ impl Admin {
         .await
     }
 
-    /// Sets and resets single configuration keys; others stay as they are.
+    /// Sets and resets single configuration keys; others stay as they are. Returns the topic once a broker shows it so;
+    /// `None` when none does in time.
     ///
     /// # Errors
     /// When Kafka can't be reached or refuses, or this process does not lead.
@@ -172,7 +179,7 @@ impl Admin {
         topic: &str,
         set: &BTreeMap<String, String>,
         reset: &BTreeSet<String>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<ObservedTopic>, Error> {
         let change = ConfigChange { topic: topic.to_owned(), set: set.clone(), reset: reset.clone() };
         let request = |changes| self.alter_all(changes, false);
         self.alterations.ask(change, |change| Some(&change.topic), request).await?;
@@ -218,7 +225,7 @@ impl Admin {
 
     async fn delete_all(&self, doomed: Vec<Deletion>) -> Vec<Result<bool, Error>> {
         let names = doomed.iter().map(|deletion| deletion.name.clone()).collect();
-        let found = match self.describe_each(&names).await {
+        let found = match self.identify(&names).await {
             Ok(found) => found,
             Err(error) => return doomed.iter().map(|_| Err(error.clone())).collect(),
         };
@@ -258,17 +265,25 @@ impl Admin {
 
     /// Waits until the brokers show what the controller has accepted. Not shown in time is no failure: the next pass
     /// looks again.
-    async fn shown(&self, topic: &str, holds: impl Fn(&ObservedTopic) -> bool) -> Result<(), Error> {
+    async fn shown(
+        &self,
+        topic: &str,
+        holds: impl Fn(&ObservedTopic) -> bool,
+    ) -> Result<Option<ObservedTopic>, Error> {
         let names = BTreeSet::from([topic.to_owned()]);
         let look = || async {
-            let topics = self.describe(&names).await.map_err(Some)?;
-            topics.get(topic).is_some_and(&holds).then_some(()).ok_or(None)
+            let mut topics = self.describe(&names).await.map_err(Some)?;
+            topics.remove(topic).filter(&holds).ok_or(None::<Error>)
         };
         let pace = ExponentialBuilder::default()
             .with_min_delay(VISIBLE_FIRST)
             .with_max_delay(VISIBLE_LAST)
             .with_max_times(VISIBLE_POLLS);
-        look.retry(pace).when(Option::is_none).await.or_else(|error| error.map_or(Ok(()), Err))
+        match look.retry(pace).when(Option::is_none).await {
+            Ok(topic) => Ok(Some(topic)),
+            Err(None) => Ok(None),
+            Err(Some(error)) => Err(error),
+        }
     }
 
     /// Configurations by topic, and what was refused of some, if anything was.

@@ -33,7 +33,7 @@ pub async fn take(pipeline: &mut OrderPipeline, context: &Context) -> Result<Vec
         records.insert(topic, record);
     }
     report::write_records(&context.client, pipeline, &records).await?;
-    report::publish(&context.recorder, pipeline, &notes).await;
+    context.events.publish(pipeline, notes);
     Ok(ruling.conflicts)
 }
 

@@ -146,6 +146,22 @@ pub(super) fn stalled_finding(stalled: Option<String>) -> Finding {
     }
 }
 
+/// Whether no pod of the order service is of an earlier spec: it has none, or all are as they are to be.
+pub(super) fn is_order_service_of_now(
+    pipeline: &ValidatedPipeline,
+    observed: &Observed,
+    plan: &Plan,
+) -> bool {
+    let Some(service) = pipeline.workloads.iter().find(|workload| workload.part == Part::OrderService) else {
+        return true;
+    };
+    let Some(live) = deployment(pipeline, service, observed) else { return true };
+    let changes = plan.changes.iter().any(|change| change.part() == Part::OrderService);
+    !changes
+        && !plan.waiting.contains_key(&Part::OrderService)
+        && pods(Some(live), service.replicas).rolled_out
+}
+
 fn topic_finding(
     pipeline: &ValidatedPipeline,
     observed: &Observed,
@@ -162,6 +178,9 @@ fn topic_finding(
     }
     if let Some(change) = plan.changes.iter().find(|change| is_topic(&change.part())) {
         return finding("TopicReady", false, "Pending", change.to_string());
+    }
+    if let Some((_, waiting)) = plan.waiting.iter().find(|(part, _)| is_topic(part)) {
+        return finding("TopicReady", false, waiting.reason, waiting.message.clone());
     }
     let dead_letters = pipeline.topics.len() - 1;
     let main = pipeline.topics.first().map(|topic| topic.name.as_str()).unwrap_or_default();

@@ -117,8 +117,12 @@ proptest! {
         let validated = valid(&new, &observed);
         let KafkaView::Topics(topics) = &observed.kafka else { panic!("the fixture sees Kafka") };
         for change in plan(&validated, &observed).changes {
-            if let Change::CreateTopic { topic, .. } = change {
-                prop_assert!(!topics.contains_key(&topic.name));
+            match change {
+                Change::CreateTopic { topic, .. } => prop_assert!(!topics.contains_key(&topic.name)),
+                Change::GrowTopic { topic, from, to } => {
+                    prop_assert!(from < to && topics[&topic].partitions == from);
+                }
+                _ => {}
             }
         }
     }
@@ -138,6 +142,21 @@ fn topics_come_before_pods() {
             "create Deployment orders-a"
         ]
     );
+}
+
+#[test]
+fn a_topic_with_too_few_partitions_grows_and_dead_letter_topics_stay() {
+    let old = pipeline_with(&format!("topic: {{partitions: 3}}, {GROUPS}"));
+    let validated = valid(&old, &nothing(&old));
+    let observed = after(&validated, &nothing(&old), &plan(&validated, &nothing(&old)).changes);
+    let new = pipeline_with(&format!("topic: {{partitions: 6}}, {GROUPS}"));
+    let validated = valid(&new, &observed);
+    let changes = plan(&validated, &observed).changes;
+    let said: Vec<_> = changes.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["grow topic orders from 3 to 6 partitions"]);
+    let then = after(&validated, &observed, &changes);
+    assert_eq!(plan(&validated, &then).changes, vec![]);
+    assert_eq!(then.records["orders"].partitions, Some(6));
 }
 
 #[test]
@@ -287,6 +306,31 @@ fn a_pipeline_is_rolled_out_once_all_pods_are_those_of_its_spec() {
         live.body["status"]["replicas"] = json!(2);
     }
     assert!(!rolled_out(GROUPS, &running), "one of the old pods is still there");
+}
+
+#[test]
+fn a_topic_grows_once_no_pod_of_the_order_service_is_of_an_earlier_spec() {
+    const SHOP: &str = "orderService: {database: {secretRef: {name: db}}}";
+    let pipeline = pipeline_with(SHOP);
+    let observed = nothing(&pipeline);
+    let validated = valid(&pipeline, &observed);
+    let mut running = after(&validated, &observed, &plan(&validated, &observed).changes);
+    let grown = |spec: &str, observed: &Observed| {
+        let pipeline = pipeline_with(&format!("{SHOP}, topic: {{partitions: 6}}{spec}"));
+        let validated = valid(&pipeline, observed);
+        let plan = plan(&validated, observed);
+        let grows = plan.changes.last().is_some_and(|change| matches!(change, Change::GrowTopic { .. }));
+        assert_ne!(grows, plan.waiting.contains_key(&Part::Topic("orders".to_owned())), "or it says so");
+        grows
+    };
+    assert!(!grown("", &running), "nobody has seen its pods");
+    for live in running.objects.values_mut() {
+        live.body["status"] = json!({"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1});
+    }
+    assert!(grown("", &running));
+    assert!(!grown(&format!(", {GROUPS}"), &running), "its pods do not know of a group to wait for");
+    running.objects.clear();
+    assert!(grown("", &running), "there is none");
 }
 
 #[test]

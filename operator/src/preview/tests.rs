@@ -63,6 +63,20 @@ fn changes_and_removals_have_signs_of_their_own() {
 }
 
 #[test]
+fn a_topic_that_grows_is_a_change_and_comes_last() {
+    let grown = GROUPS.replace("partitions: 2", "partitions: 5").replace("1000", "2000");
+    let preview = changed(&grown);
+    assert!(preview.changes.iter().all(|change| change.action == Action::Change));
+    assert_eq!(
+        text(&[preview]),
+        "OrderPipeline shop/orders\n\
+         \x20 ~ configure topic orders: set retention.ms=2000\n\
+         \x20 ~ grow topic orders from 2 to 5 partitions\n\
+         2 changes\n"
+    );
+}
+
+#[test]
 fn a_pipeline_that_is_as_its_manifest_says_has_nothing_to_change() {
     let preview = changed(GROUPS);
     assert_eq!(text(std::slice::from_ref(&preview)), "OrderPipeline shop/orders\nnothing to change\n");

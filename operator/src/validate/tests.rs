@@ -130,10 +130,12 @@ fn a_topic_that_is_ours_is_not_adopted_again() {
 }
 
 #[test]
-fn adopt_takes_a_topic_whatever_its_configuration_but_not_another_number_of_partitions() {
+fn adopt_takes_a_topic_whatever_its_configuration_but_not_with_more_partitions() {
     let pipeline = pipeline_with("topic: {adoption: Adopt, partitions: 3, config: {retention.ms: \"1000\"}}");
     let mut observed = nothing(&pipeline);
     with_topic(&mut observed, "orders", 3, &[("retention.ms", "2000")]);
+    valid(&pipeline, &observed);
+    with_topic(&mut observed, "orders", 2, &[]);
     valid(&pipeline, &observed);
     with_topic(&mut observed, "orders", 4, &[]);
     assert!(complaints(&pipeline, &observed).contains("Kafka can't remove any: set 4"));
@@ -168,16 +170,37 @@ fn what_belongs_to_another_is_named_with_its_owner_and_not_judged() {
 }
 
 #[test]
-fn partitions_are_neither_added_nor_removed() {
-    let pipeline = pipeline_with("topic: {partitions: 3}");
+fn partitions_are_never_removed_and_added_only_where_that_is_allowed() {
+    let pipeline = pipeline_with("topic: {partitions: 3, growthPolicy: Never}");
     let mut observed = nothing(&pipeline);
     observed.records.insert("orders".into(), record("orders", Some("id-1"), true, &[]));
     with_topic(&mut observed, "orders", 2, &[]);
-    assert!(
-        complaints(&pipeline, &observed).contains("growing them (OrderSafe) is not supported yet: set 2")
-    );
+    assert!(complaints(&pipeline, &observed).contains("has 2 partitions and growthPolicy is Never: set 2"));
+    for policy in ["OrderSafe", "Immediate"] {
+        let pipeline = pipeline_with(&format!("topic: {{partitions: 3, growthPolicy: {policy}}}"));
+        valid(&pipeline, &observed);
+    }
     with_topic(&mut observed, "orders", 4, &[]);
     assert!(complaints(&pipeline, &observed).contains("Kafka can't remove any: set 4"));
+}
+
+#[test]
+fn the_order_service_is_told_whom_to_wait_for_when_the_topic_grows() {
+    let told = |policy: &str, name: &str| {
+        let pipeline = pipeline_with(&format!(
+            "topic: {{growthPolicy: {policy}}}, orderService: {{database: {{secretRef: {{name: db}}}}}}, \
+             consumerGroups: [{{name: b, {GROUP}}}, {{name: a, {GROUP}}}]"
+        ));
+        let mut observed = nothing(&pipeline);
+        observed.secrets.extend(fixtures::secrets(&pipeline));
+        let workload = valid(&pipeline, &observed).workloads.remove(0);
+        workload.env.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    };
+    let is = |value: &str| Some(crate::validate::EnvValue::Literal(value.to_owned()));
+    assert_eq!(told("OrderSafe", "CONSUMER_GROUPS"), is("a,b"));
+    assert_eq!(told("OrderSafe", "PARTITION_GROWTH"), is("order-safe"));
+    assert_eq!(told("Never", "PARTITION_GROWTH"), is("order-safe"));
+    assert_eq!(told("Immediate", "PARTITION_GROWTH"), is("immediate"));
 }
 
 #[test]

@@ -139,10 +139,6 @@ fn mismatches(pipeline: &OrderPipeline, topic: &NewTopic, present: &ObservedTopi
         Some(format!("topic {name} has {has} partitions, and Kafka can't remove any: set {has}"))
     } else if has < topic.partitions && growth == GrowthPolicy::Never {
         Some(format!("topic {name} has {has} partitions and growthPolicy is Never: set {has}"))
-    } else if has < topic.partitions {
-        Some(format!(
-            "topic {name} has {has} partitions; growing them ({growth:?}) is not supported yet: set {has}"
-        ))
     } else {
         None
     };

@@ -1,11 +1,13 @@
 //! The Deployments a pipeline is to have, with the environment its programs read.
 
+use std::collections::BTreeSet;
+
 use kube::ResourceExt;
 use runtime::kafka::env as kafka_env;
 
 use super::topics::dead_letter_name;
 use super::{EnvValue, Part, Problem, Reason, Workload};
-use crate::crd::{ConsumerGroupSpec, EnvSetting, KafkaSpec, OrderPipeline, OrderServiceSpec};
+use crate::crd::{ConsumerGroupSpec, EnvSetting, GrowthPolicy, KafkaSpec, OrderPipeline, OrderServiceSpec};
 use crate::kafka::NewTopic;
 use crate::observe::{Observed, topic_name};
 use crate::render;
@@ -70,9 +72,26 @@ pub(super) fn service_env(pipeline: &OrderPipeline, service: &OrderServiceSpec) 
         literal("TOPIC", topic_name(pipeline)),
         ("DATABASE_URL".to_owned(), EnvValue::Secret(service.database.secret_ref.clone())),
         literal("HTTP_ADDR", format!("0.0.0.0:{}", render::HTTP_PORT)),
+        // Whom the relay waits for before it goes over to more partitions, and whether it waits at all.
+        literal("CONSUMER_GROUPS", group_names(pipeline)),
+        literal("PARTITION_GROWTH", partition_growth(pipeline.spec.topic.growth_policy)),
     ]);
     env.extend(process_env());
     env
+}
+
+/// In the order of their names: that of the spec means nothing, and a change of it is no reason to restart pods.
+fn group_names(pipeline: &OrderPipeline) -> String {
+    let names = pipeline.spec.consumer_groups.iter().map(|group| group.name.as_str());
+    names.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(",")
+}
+
+/// A topic that somebody else grew is gone over to in order, where the operator itself would not grow it.
+const fn partition_growth(policy: GrowthPolicy) -> &'static str {
+    match policy {
+        GrowthPolicy::Immediate => "immediate",
+        GrowthPolicy::OrderSafe | GrowthPolicy::Never => "order-safe",
+    }
 }
 
 /// What a consumer reads, but for the user's own settings.

@@ -88,7 +88,7 @@ async fn adopt_takes_a_topic_and_configures_it_but_never_deletes_it() {
 }
 
 #[tokio::test]
-async fn adopt_takes_no_topic_with_another_number_of_partitions() {
+async fn adopt_takes_no_topic_with_more_partitions() {
     scenario(AMPLE, async |world| {
         let name = world.topic("orders");
         world.foreign_topic(&name, 3, &[]).await;
@@ -100,6 +100,26 @@ async fn adopt_takes_no_topic_with_another_number_of_partitions() {
         assert_eq!(condition(&pipeline, "Ready").1, "TopicMismatch");
         assert_eq!(world.described(&name).await, before);
         world.writes_nothing("orders").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_topic_that_is_adopted_with_too_few_partitions_grows_where_growth_is_allowed() {
+    scenario(AMPLE, async |world| {
+        let name = world.topic("orders");
+        world.foreign_topic(&name, 1, &[]).await;
+        world.apply("orders", &json!({"topic": {"adoption": "Adopt", "growthPolicy": "Never"}})).await;
+        let pipeline = world.until("orders", "Stalled", "True").await;
+        assert_eq!(condition(&pipeline, "Ready").1, "TopicMismatch");
+        world.writes_nothing("orders").await;
+
+        world.apply("orders", &json!({"topic": {"adoption": "Adopt"}})).await;
+        let pipeline = world.converge("orders").await;
+        assert_eq!(world.described(&name).await.unwrap().partitions, 2);
+        assert!(!pipeline.status.unwrap().topic.unwrap().created_by_us);
+        let events = world.events().await;
+        assert!(events["TopicAdopted"].contains("taken and grown as declared"), "{events:?}");
     })
     .await;
 }

@@ -245,3 +245,24 @@ async fn a_preview_is_what_applying_the_manifest_would_plan() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_plan_to_grow_a_topic_is_checked_by_kafka_and_adds_no_partition() {
+    scenario(AMPLE, async |world| {
+        world.apply("orders", &json!({})).await;
+        world.converge("orders").await;
+        let name = world.topic("orders");
+        let line = format!("grow topic {name} from 2 to 4 partitions");
+        let shown = preview_of(&world, &json!({"topic": {"partitions": 4}})).await;
+        assert!(shown.problems.is_empty(), "{shown:?}");
+        assert_eq!(descriptions(&shown), [line.as_str()]);
+        world.apply("orders", &json!({"mode": "Plan", "topic": {"partitions": 4}})).await;
+        assert_eq!(planned(&pass(&world).await), [line]);
+        assert_eq!(world.described(&name).await.unwrap().partitions, 2);
+
+        world.apply("orders", &json!({"topic": {"partitions": 4}})).await;
+        world.converge("orders").await;
+        assert_eq!(world.described(&name).await.unwrap().partitions, 4);
+    })
+    .await;
+}

@@ -181,19 +181,16 @@ async fn partitions_can_go_back_to_what_the_topic_has_but_no_further() {
     scenario(AMPLE, async |world| {
         world.apply("orders", &json!({})).await;
         world.converge("orders").await;
-        world.apply("orders", &json!({"topic": {"partitions": 4}})).await;
+        world.apply("orders", &json!({"topic": {"partitions": 4, "growthPolicy": "Never"}})).await;
         let pipeline = world.until("orders", "Stalled", "True").await;
         let message = crate::world::condition(&pipeline, "Ready").2;
-        assert!(
-            message.contains("has 2 partitions; growing them (OrderSafe) is not supported yet: set 2"),
-            "{message}"
-        );
+        assert!(message.contains("has 2 partitions and growthPolicy is Never: set 2"), "{message}");
         world.writes_nothing("orders").await;
 
         let params = PatchParams { dry_run: true, ..PatchParams::default() };
         let too_few = json!({"spec": {"topic": {"partitions": 1}}});
         assert!(world.pipelines().patch("orders", &params, &Patch::Merge(&too_few)).await.is_err());
-        world.apply("orders", &json!({"topic": {"partitions": 2}})).await;
+        world.apply("orders", &json!({"topic": {"partitions": 2, "growthPolicy": "Never"}})).await;
         world.converge("orders").await;
     })
     .await;

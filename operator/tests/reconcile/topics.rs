@@ -54,6 +54,29 @@ async fn a_pipeline_gets_its_topics_and_then_its_workloads() {
 }
 
 #[tokio::test]
+async fn a_topic_costs_three_writes_to_make_one_to_change_and_one_to_delete_and_an_event_each() {
+    scenario(AMPLE, async |world| {
+        let spec = |retention: &str| {
+            json!({"topic": {"deletionPolicy": "Delete", "config": {"retention.ms": retention}}})
+        };
+        world.apply("orders", &spec("1000")).await;
+        let before = world.writes();
+        world.converge("orders").await;
+        assert_eq!(world.writes() - before, 4, "finalizer, intention, status, Event");
+
+        world.apply("orders", &spec("2000")).await;
+        let before = world.writes();
+        world.converge("orders").await;
+        assert_eq!(world.writes() - before, 2, "status, Event");
+
+        let before = world.writes();
+        world.delete("orders").await;
+        assert_eq!(world.writes() - before, 2, "finalizer, Event");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_configuration_key_is_set_changed_and_reset_and_others_are_left_alone() {
     scenario(AMPLE, async |world| {
         world.apply("orders", &json!({"topic": {"config": {"retention.ms": "1000", "segment.ms": "70000"}}})).await;
@@ -78,6 +101,47 @@ async fn a_configuration_key_is_set_changed_and_reset_and_others_are_left_alone(
         assert_eq!(topic.config["min.cleanable.dirty.ratio"], "0.7");
         let events = world.events().await;
         assert!(events.contains_key("TopicConfigChanged") && events.contains_key("TopicConfigReset"), "{events:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_topic_grows_and_its_dead_letter_topic_stays_as_it_is() {
+    scenario(AMPLE, async |world| {
+        let spec = |partitions: i32| {
+            json!({
+                "topic": {"partitions": partitions, "config": {"retention.ms": partitions.to_string() + "000"}},
+                "consumerGroups": [{"name": "a", "replicas": 0, "sink": {"http": {"url": "http://sink/"}}}],
+            })
+        };
+        world.apply("orders", &spec(2)).await;
+        world.converge("orders").await;
+        let before = world.described(&world.topic("orders")).await.unwrap();
+
+        world.apply("orders", &spec(5)).await;
+        let pipeline = world.converge("orders").await;
+        let grown = world.described(&world.topic("orders")).await.unwrap();
+        assert_eq!((grown.partitions, &grown.id), (5, &before.id));
+        assert_eq!(grown.config["retention.ms"], "5000", "and what else changed with it");
+        assert_eq!(world.described(&world.topic("orders.a.dlt")).await.unwrap().partitions, 2);
+        assert_eq!(pipeline.status.unwrap().topic.unwrap().partitions, Some(5));
+        let events = world.events().await;
+        assert!(events.contains_key("TopicGrown"), "{events:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_growth_that_somebody_else_has_made_already_is_none() {
+    scenario(AMPLE, async |world| {
+        world.apply("orders", &json!({})).await;
+        world.converge("orders").await;
+        let name = world.topic("orders");
+        world.admin.grow(&name, 4).await.unwrap();
+        world.admin.grow(&name, 4).await.expect("as after an answer that was lost");
+        let refused = world.admin.grow(&name, 3).await;
+        refused.expect("it has more than that");
+        assert_eq!(world.described(&name).await.unwrap().partitions, 4);
     })
     .await;
 }

@@ -165,7 +165,10 @@ impl World {
 
     async fn pass(&self, pipeline: OrderPipeline) -> Result<Action, reconcile::Error> {
         self.show().await;
-        reconcile(Arc::new(DeserializeGuard(Ok(pipeline))), Arc::clone(&self.context)).await
+        let result = reconcile(Arc::new(DeserializeGuard(Ok(pipeline))), Arc::clone(&self.context)).await;
+        // They are published beside the passes, and count among the requests of this one.
+        self.context.events.flush().await;
+        result
     }
 
     /// Shows the operator what its watch would have shown by now. Other scenarios have groups of the same names: each operator
@@ -175,6 +178,7 @@ impl World {
         let listed = self.pipelines().list(&ListParams::default()).await.unwrap();
         let objects = listed.items.into_iter().map(|object| Event::InitApply(DeserializeGuard(Ok(object))));
         for event in [Event::Init].into_iter().chain(objects).chain([Event::InitDone]) {
+            self.context.freshness.saw(&event);
             self.context.owners.saw(&scope, &event);
         }
     }
@@ -309,6 +313,7 @@ impl World {
 
     /// Reasons of the Events that the operator published.
     pub(crate) async fn events(&self) -> BTreeMap<String, String> {
+        self.context.events.flush().await;
         let api: Api<k8s_openapi::api::events::v1::Event> =
             Api::namespaced(self.client.clone(), &self.namespace);
         let ours = |event: &k8s_openapi::api::events::v1::Event| {
