@@ -149,18 +149,18 @@ impl Log<'_> {
                     let done = Runs::decode(&metadata, offset);
                     (Offset::Offset(offset), Start { offset: Some(offset), done })
                 }
-                (None, start_from) => match (start_from, self.ends(partition)) {
-                    (StartFrom::Latest, ends) => {
-                        let (_, end) = ends?;
-                        first_seen.add_partition_offset(self.topic, partition, Offset::Offset(end))?;
-                        (Offset::Offset(end), Start::default())
-                    }
-                    (StartFrom::Earliest, Ok((low, end))) if low == end => {
+                (None, StartFrom::Latest) => {
+                    let (_, end) = self.ends(partition)?;
+                    first_seen.add_partition_offset(self.topic, partition, Offset::Offset(end))?;
+                    (Offset::Offset(end), Start::default())
+                }
+                (None, StartFrom::Earliest) => match self.ends(partition) {
+                    Ok((low, end)) if low == end => {
                         first_seen.add_partition_offset(self.topic, partition, Offset::Offset(end))?;
                         (Offset::Offset(end), Start::default())
                     }
                     // It begins at the oldest record in any case; a partition without a leader holds up no other.
-                    (StartFrom::Earliest, _) => (Offset::Invalid, Start::default()),
+                    _ => (Offset::Invalid, Start::default()),
                 },
             };
             places.push(Place { partition, from, start, guarantee });

@@ -140,6 +140,14 @@ fn config(bench: &Bench, name: &str) -> Config {
     config
 }
 
+/// A service that has recorded the count from before the topic grows.
+async fn start(bench: &Bench, config: Config) -> Instance {
+    let shop = bench.start_with(config).await;
+    let recorded = "select count(*) from topic_partitions";
+    until("the count is recorded", async || bench.number(recorded).await == 1).await;
+    shop
+}
+
 async fn lives(shop: &Instance, count: usize) {
     join_all((0..count).map(async |_| {
         let id = shop.placed("p1").await;
@@ -210,7 +218,7 @@ async fn assert_in_order(bench: &Bench, group: Group) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_grows_while_orders_go_on_and_no_event_is_read_before_an_earlier_one() {
     bench(Some(OLD), async |bench| {
-        let shop = bench.start_with(config(bench, "a")).await;
+        let shop = start(bench, config(bench, "a")).await;
         shop.load(&[("p1", 100, 1_000_000)], &[]).await;
         let group = Group::start(bench);
         lives(&shop, 20).await;
@@ -255,7 +263,7 @@ async fn two_replicas_go_over_to_the_new_count_together() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_lags_holds_the_switch_and_publishing_goes_on_by_the_old_count() {
     bench(Some(OLD), async |bench| {
-        let shop = bench.start_with(config(bench, "a")).await;
+        let shop = start(bench, config(bench, "a")).await;
         shop.load(&[("p1", 100, 1000)], &[]).await;
         sqlx::query(
             "insert into outbox (shard, order_id, version, headers, payload)
@@ -285,7 +293,7 @@ async fn a_group_that_lags_holds_the_switch_and_publishing_goes_on_by_the_old_co
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_does_not_know_the_new_partitions_is_waited_for() {
     bench(Some(OLD), async |bench| {
-        let shop = bench.start_with(config(bench, "a")).await;
+        let shop = start(bench, config(bench, "a")).await;
         bench.grow_topic(6).await;
         until("it waits for the group", async || waits_for(&shop, "group-unaware").await).await;
         commit_everywhere(bench, true).await;
@@ -300,7 +308,7 @@ async fn a_fence_that_the_groups_do_not_reach_in_time_comes_down_and_publishing_
     bench(Some(OLD), async |bench| {
         let mut config = config(bench, "a");
         config.relay.growth_drain_timeout = Duration::from_secs(2);
-        let shop = bench.start_with(config).await;
+        let shop = start(bench, config).await;
         shop.load(&[("p1", 100, 1000)], &[]).await;
         lives(&shop, 60).await;
         bench.until_published().await;
@@ -345,7 +353,7 @@ async fn growth_at_once_waits_for_nobody() {
     bench(Some(OLD), async |bench| {
         let mut config = config(bench, "a");
         config.relay.partition_growth = PartitionGrowth::Immediate;
-        let shop = bench.start_with(config).await;
+        let shop = start(bench, config).await;
         shop.load(&[("p1", 100, 1000)], &[]).await;
         lives(&shop, 5).await;
         bench.grow_topic(6).await;

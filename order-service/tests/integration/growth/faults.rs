@@ -3,7 +3,7 @@
 use order_events::partition_for;
 
 use super::{
-    NEW, OLD, commit_everywhere, config, fences, lives, read_slowly_until_acknowledged, recorded,
+    NEW, OLD, commit_everywhere, config, fences, lives, read_slowly_until_acknowledged, recorded, start,
     until_switched, waits_for,
 };
 use crate::harness::{Bench, Instance, bench, until};
@@ -11,7 +11,7 @@ use crate::topic::versions_by_order;
 
 /// A service whose fence stands because its group reads slowly and stops, with events that wait behind it.
 async fn behind_a_fence(bench: &Bench, name: &str) -> Instance {
-    let shop = bench.start_with(config(bench, name)).await;
+    let shop = start(bench, config(bench, name)).await;
     shop.load(&[("p1", 100, 1000)], &[]).await;
     lives(&shop, 60).await;
     bench.until_published().await;
@@ -26,7 +26,7 @@ async fn behind_a_fence(bench: &Bench, name: &str) -> Instance {
 async fn a_service_that_dies_behind_the_fence_goes_on_by_the_old_count_and_grows_later() {
     bench(Some(OLD), async |bench| {
         behind_a_fence(bench, "a").await.crash().await;
-        let shop = bench.start_with(config(bench, "a")).await;
+        let shop = start(bench, config(bench, "a")).await;
         bench.until_published().await;
         assert_eq!((recorded(bench).await, fences(bench).await), (i64::from(OLD), 0));
         commit_everywhere(bench, true).await;
@@ -52,7 +52,7 @@ async fn a_service_that_is_stopped_behind_the_fence_publishes_what_it_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_has_little_to_read_and_reads_nothing_holds_nobody_up() {
     bench(Some(OLD), async |bench| {
-        let shop = bench.start_with(config(bench, "a")).await;
+        let shop = start(bench, config(bench, "a")).await;
         shop.load(&[("p1", 100, 1000)], &[]).await;
         lives(&shop, 5).await;
         bench.until_published().await;
@@ -73,7 +73,7 @@ async fn a_group_that_has_little_to_read_and_reads_nothing_holds_nobody_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_of_before_fences_keeps_them_down() {
     bench(Some(OLD), async |bench| {
-        let shop = bench.start_with(config(bench, "a")).await;
+        let shop = start(bench, config(bench, "a")).await;
         sqlx::query(
             "insert into relay_members (owner, expires_at) values ('old', now() - interval '1 minute')",
         )
@@ -93,7 +93,7 @@ async fn a_replica_of_before_fences_keeps_them_down() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_waits_for_other_groups_keeps_them_down_until_it_is_gone() {
     bench(Some(OLD), async |bench| {
-        let shop = bench.start_with(config(bench, "a")).await;
+        let shop = start(bench, config(bench, "a")).await;
         sqlx::query(
             "insert into relay_members (owner, expires_at, fence, terms)
              values ('last', now() + interval '1 hour', 0, 'OrderSafe Some({})')",
@@ -180,7 +180,7 @@ async fn record(bench: &Bench, partitions: i32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_has_forgotten_the_count_is_told_the_one_by_which_keys_are_mapped() {
     bench(Some(OLD), async |bench| {
-        let shop = bench.start_with(config(bench, "a")).await;
+        let shop = start(bench, config(bench, "a")).await;
         shop.load(&[("p1", 100, 1000)], &[]).await;
         lives(&shop, 5).await;
         bench.until_published().await;
