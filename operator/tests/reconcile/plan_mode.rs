@@ -233,6 +233,8 @@ async fn a_preview_is_what_applying_the_manifest_would_plan() {
         let lines = [
             format!("configure topic {}: reset retention.ms", world.topic("orders")),
             "delete Deployment orders-a".to_owned(),
+            // It waits for the pipeline's groups before it goes over to more partitions.
+            "update Deployment orders-order-service".to_owned(),
         ];
         assert_eq!(descriptions(&preview_of(&world, &changed).await), lines);
         world.writes_nothing("orders").await;
