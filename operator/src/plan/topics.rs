@@ -50,8 +50,8 @@ pub(super) fn plan_growth(pipeline: &ValidatedPipeline, observed: &Observed, pla
         plan.changes.push(Change::GrowTopic { topic: topic.name.clone(), from, to: topic.partitions });
     } else {
         let message = format!(
-            "topic {} grows from {from} to {} partitions once the order service runs as declared",
-            topic.name, topic.partitions
+            "grows from {from} to {} partitions once the order service runs as declared",
+            topic.partitions
         );
         let waiting = Waiting { reason: GROWS_LATER, message };
         plan.waiting.insert(Part::Topic(topic.name.clone()), waiting);
