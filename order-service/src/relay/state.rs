@@ -221,7 +221,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
     use rdkafka::message::OwnedHeaders;
     use sqlx::types::Uuid;
@@ -231,8 +230,8 @@ mod tests {
     use super::*;
     use crate::config::PartitionGrowth;
 
-    fn state() -> State {
-        State::new(&RelayConfig {
+    fn config() -> RelayConfig {
+        RelayConfig {
             topic: "orders".to_owned(),
             pod_name: "a".to_owned(),
             relay_lease: Duration::from_secs(10),
@@ -242,7 +241,11 @@ mod tests {
             consumer_groups: None,
             partition_growth: PartitionGrowth::OrderSafe,
             growth_drain_timeout: Duration::from_secs(30),
-        })
+        }
+    }
+
+    fn state() -> State {
+        State::new(&config())
     }
 
     fn row(id: i64) -> OutboxRow {
@@ -262,6 +265,25 @@ mod tests {
 
     fn mapping(partitions: i32, growing_to: Option<i32>) -> Option<Mapping> {
         Some(Mapping { partitions, epoch: 5, growing_to })
+    }
+
+    #[test]
+    fn a_fence_is_taken_down_by_who_stops_and_by_who_has_seen_it_for_too_long() {
+        let mut state = state();
+        let config = config();
+        state.mapping = mapping(3, None);
+        assert!(state.fence_to_end(&config, true).is_none(), "there is none");
+        state.mapping = mapping(3, Some(6));
+        let longest = config.growth_drain_timeout + FENCE_OVERDUE;
+        for (seen_for, stopping, ends) in [
+            (Duration::ZERO, false, false),
+            (Duration::ZERO, true, true),
+            (config.growth_drain_timeout, false, false),
+            (longest + Duration::from_secs(1), false, true),
+        ] {
+            state.fenced_since = Instant::now().checked_sub(seen_for);
+            assert_eq!(state.fence_to_end(&config, stopping).is_some(), ends, "{seen_for:?} {stopping}");
+        }
     }
 
     #[test]

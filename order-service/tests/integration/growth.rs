@@ -148,6 +148,16 @@ async fn start(bench: &Bench, config: Config) -> Instance {
     shop
 }
 
+/// A service whose topic grows after the events of so many orders were published by the old count.
+async fn start_and_grow(bench: &Bench, config: Config, orders: usize) -> Instance {
+    let shop = start(bench, config).await;
+    shop.load(&[("p1", 100, 1000)], &[]).await;
+    lives(&shop, orders).await;
+    bench.until_published().await;
+    bench.grow_topic(6).await;
+    shop
+}
+
 async fn lives(shop: &Instance, count: usize) {
     join_all((0..count).map(async |_| {
         let id = shop.placed("p1").await;
@@ -308,11 +318,7 @@ async fn a_fence_that_the_groups_do_not_reach_in_time_comes_down_and_publishing_
     bench(Some(OLD), async |bench| {
         let mut config = config(bench, "a");
         config.relay.growth_drain_timeout = Duration::from_secs(2);
-        let shop = start(bench, config).await;
-        shop.load(&[("p1", 100, 1000)], &[]).await;
-        lives(&shop, 60).await;
-        bench.until_published().await;
-        bench.grow_topic(6).await;
+        let shop = start_and_grow(bench, config, 60).await;
         read_slowly_until_acknowledged(bench).await;
         let order = shop.placed("p1").await;
         bench.until_published().await;

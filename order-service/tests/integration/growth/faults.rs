@@ -4,18 +4,14 @@ use order_events::partition_for;
 
 use super::{
     NEW, OLD, commit_everywhere, config, fences, lives, read_slowly_until_acknowledged, recorded, start,
-    until_switched, waits_for,
+    start_and_grow, until_switched, waits_for,
 };
 use crate::harness::{Bench, Instance, bench, until};
 use crate::topic::versions_by_order;
 
 /// A service whose fence stands because its group reads slowly and stops, with events that wait behind it.
 async fn behind_a_fence(bench: &Bench, name: &str) -> Instance {
-    let shop = start(bench, config(bench, name)).await;
-    shop.load(&[("p1", 100, 1000)], &[]).await;
-    lives(&shop, 60).await;
-    bench.until_published().await;
-    bench.grow_topic(6).await;
+    let shop = start_and_grow(bench, config(bench, name), 60).await;
     read_slowly_until_acknowledged(bench).await;
     lives(&shop, 5).await;
     assert_eq!(bench.outbox_rows().await, 15, "orders go on, and their events wait");
@@ -52,11 +48,7 @@ async fn a_service_that_is_stopped_behind_the_fence_publishes_what_it_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_has_little_to_read_and_reads_nothing_holds_nobody_up() {
     bench(Some(OLD), async |bench| {
-        let shop = start(bench, config(bench, "a")).await;
-        shop.load(&[("p1", 100, 1000)], &[]).await;
-        lives(&shop, 5).await;
-        bench.until_published().await;
-        bench.grow_topic(6).await;
+        let shop = start_and_grow(bench, config(bench, "a"), 5).await;
         commit_everywhere(bench, false).await;
         // Looks at it go on meanwhile.
         until("it waits for the group", async || waits_for(&shop, "group-behind").await).await;
@@ -180,11 +172,7 @@ async fn record(bench: &Bench, partitions: i32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_has_forgotten_the_count_is_told_the_one_by_which_keys_are_mapped() {
     bench(Some(OLD), async |bench| {
-        let shop = start(bench, config(bench, "a")).await;
-        shop.load(&[("p1", 100, 1000)], &[]).await;
-        lives(&shop, 5).await;
-        bench.until_published().await;
-        bench.grow_topic(6).await;
+        let shop = start_and_grow(bench, config(bench, "a"), 5).await;
         sqlx::query("delete from topic_partitions").execute(&bench.pool).await.unwrap();
         let order = shop.placed("p1").await;
         bench.until_published().await;
